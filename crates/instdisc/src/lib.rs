@@ -1,0 +1,1 @@
+//! Unsupervised feature learning via non-parametric instance discrimination (CVPR 2018)

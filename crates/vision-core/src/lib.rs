@@ -1,0 +1,1 @@
+//! Differentiable vision operations, layers and backbones on candle tensors

@@ -1,0 +1,1 @@
+//! Metrics with update, merge and compute over plain memory

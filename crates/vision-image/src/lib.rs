@@ -1,0 +1,1 @@
+//! Decode, resize, augment and draw pictures held as plain memory

@@ -1,0 +1,1 @@
+//! Data sets, transforms, samplers and a deterministic parallel loader, without tensors
