@@ -1,0 +1,61 @@
+//! Where a run happens: device, threads, folders.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use candle_core::{DType, Device};
+
+/// What a recipe may know about the machine and the run. None of it changes a result.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Context {
+    /// Device of parameters and batches.
+    pub device: Device,
+    /// Element type of parameters.
+    pub dtype: DType,
+    /// Threads of the global pool.
+    pub threads: usize,
+    /// Worker threads of a loader used for evaluation. Training uses `run.workers` of the configuration.
+    pub workers: usize,
+    /// The run folder; files a recipe writes of its own belong below it.
+    pub out: PathBuf,
+    /// How many broken samples a loader may leave out before it reports an error.
+    pub skip_broken: usize,
+    /// Set to stop training after the current step. Long evaluations may look at it too.
+    pub interrupt: Arc<AtomicBool>,
+}
+
+impl Context {
+    /// A context on `device` that writes below `out`, with the threads of the current pool.
+    pub fn new(device: Device, out: impl Into<PathBuf>) -> Self {
+        Self {
+            device,
+            dtype: DType::F32,
+            threads: rayon::current_num_threads(),
+            workers: 0,
+            out: out.into(),
+            skip_broken: 0,
+            interrupt: Arc::new(AtomicBool::new(false)),
+        }
+    }
+
+    /// The same context with `workers` loader threads.
+    #[must_use]
+    pub fn with_workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// The same context with room for `skip_broken` broken samples.
+    #[must_use]
+    pub fn with_skip_broken(mut self, skip_broken: usize) -> Self {
+        self.skip_broken = skip_broken;
+        self
+    }
+
+    /// Whether somebody asked the run to stop.
+    pub fn interrupted(&self) -> bool {
+        self.interrupt.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,212 @@
+//! Stochastic gradient descent as `torch.optim.SGD` defines it.
+//!
+//! For a parameter `p` with gradient `g`, weight decay `w`, momentum `m`, dampening `d` and rate `lr`:
+//! `g += w p`; `b = g` at the first update of `p` and `b = m b + (1 - d) g` afterwards; the direction is
+//! `g + m b` with Nesterov and `b` without; `p -= lr * direction`. Without momentum the direction is `g`.
+//! A parameter without a gradient is left alone, its momentum too.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use candle_core::{DType, Tensor, Var};
+use serde::{Deserialize, Serialize};
+use vision_weights::{Array, StateDict};
+
+use crate::error::{Error, Problem, Result};
+use crate::recipe::ParamGroup;
+
+/// Constants of SGD. The defaults are PyTorch's, with the rate 0.1.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SgdConfig {
+    /// Base learning rate, before schedule and group multiplier; above 0.
+    pub lr: f64,
+    /// Factor on the previous direction; 0 to below 1.
+    pub momentum: f64,
+    /// How much of the new gradient is kept out of the momentum; 0 to 1.
+    pub dampening: f64,
+    /// L2 penalty added to the gradient. Groups carry their own; recipes usually hand this one on.
+    pub weight_decay: f64,
+    /// Look ahead along the momentum. Needs momentum and no dampening.
+    pub nesterov: bool,
+}
+
+impl Default for SgdConfig {
+    fn default() -> Self {
+        Self { lr: 0.1, momentum: 0.0, dampening: 0.0, weight_decay: 0.0, nesterov: false }
+    }
+}
+
+impl SgdConfig {
+    /// Checks ranges; `prefix` is the key of this table, such as `sgd`.
+    pub fn problems(&self, prefix: &str) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut check = |ok: bool, key: &str, problem: &str| {
+            if !ok {
+                problems.push(Problem::new(format!("{prefix}.{key}"), problem));
+            }
+        };
+        check(self.lr > 0.0 && self.lr.is_finite(), "lr", "must be a positive finite number");
+        check((0.0..1.0).contains(&self.momentum), "momentum", "must lie in 0 to below 1");
+        check((0.0..=1.0).contains(&self.dampening), "dampening", "must lie in 0 to 1");
+        check(
+            self.weight_decay >= 0.0 && self.weight_decay.is_finite(),
+            "weight_decay",
+            "must be 0 or a positive finite number",
+        );
+        check(
+            !self.nesterov || (self.momentum > 0.0 && self.dampening == 0.0),
+            "nesterov",
+            "needs momentum above 0 and dampening 0",
+        );
+        problems
+    }
+}
+
+/// The optimiser: groups of parameters and their momentum.
+#[derive(Debug)]
+pub struct Sgd {
+    config: SgdConfig,
+    groups: Vec<ParamGroup>,
+    momentum: BTreeMap<String, Tensor>,
+}
+
+impl Sgd {
+    /// An optimiser without momentum yet.
+    ///
+    /// # Errors
+    /// If the constants are out of range or a parameter is in two groups.
+    pub fn new(config: SgdConfig, groups: Vec<ParamGroup>) -> Result<Self> {
+        let problems = config.problems("sgd");
+        if !problems.is_empty() {
+            return Err(Error::Invalid { path: "optimiser".to_owned(), problems });
+        }
+        let mut seen = BTreeSet::new();
+        for group in &groups {
+            for (name, _) in &group.params {
+                if !seen.insert(name.clone()) {
+                    return Err(Error::Usage(format!(
+                        "parameter group `{}`: `{name}` is already in a group",
+                        group.name
+                    )));
+                }
+            }
+        }
+        Ok(Self { config, groups, momentum: BTreeMap::new() })
+    }
+
+    /// The groups.
+    pub fn groups(&self) -> &[ParamGroup] {
+        &self.groups
+    }
+
+    /// The constants.
+    pub fn config(&self) -> &SgdConfig {
+        &self.config
+    }
+
+    /// Every parameter, by group order.
+    pub fn params(&self) -> impl Iterator<Item = (&str, &Var)> {
+        self.groups.iter().flat_map(|group| group.params.iter().map(|(name, var)| (name.as_str(), var)))
+    }
+
+    /// Updates the parameters in place. `grads` holds a gradient for each name that has one; `factor` is
+    /// that of the schedule.
+    ///
+    /// # Errors
+    /// If a gradient has another shape than its parameter.
+    pub fn step(&mut self, grads: &BTreeMap<String, Tensor>, factor: f64) -> Result<()> {
+        let SgdConfig { lr, momentum, dampening, nesterov, .. } = self.config;
+        for group in &self.groups {
+            let rate = lr * factor * group.lr_mult;
+            for (name, var) in &group.params {
+                let Some(grad) = grads.get(name) else { continue };
+                if grad.dims() != var.dims() {
+                    return Err(Error::Core(vision_core::Error::shape(
+                        format!("gradient of {name}"),
+                        format!("{:?}", var.dims()),
+                        grad.dims(),
+                    )));
+                }
+                let value = var.as_detached_tensor();
+                let mut direction = grad.detach();
+                if group.weight_decay != 0.0 {
+                    direction = (direction + (&value * group.weight_decay)?)?;
+                }
+                if momentum != 0.0 {
+                    let buffer = match self.momentum.get(name) {
+                        None => direction.copy()?,
+                        Some(old) => ((old * momentum)? + (&direction * (1.0 - dampening))?)?,
+                    };
+                    direction = if nesterov { (direction + (&buffer * momentum)?)? } else { buffer.clone() };
+                    self.momentum.insert(name.clone(), buffer);
+                }
+                var.set(&(value - (direction * rate)?)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The momentum, as `NAME.momentum_buffer`.
+    ///
+    /// # Errors
+    /// If a tensor cannot be read from its device.
+    pub fn state(&self) -> Result<StateDict> {
+        let mut state = StateDict::new();
+        for (name, buffer) in &self.momentum {
+            state.insert(format!("{name}.momentum_buffer"), to_array(buffer)?);
+        }
+        Ok(state)
+    }
+
+    /// Puts back what [`Sgd::state`] returned.
+    ///
+    /// # Errors
+    /// If an entry belongs to no parameter of this optimiser or has another shape.
+    pub fn restore(&mut self, state: &StateDict) -> Result<()> {
+        let mut momentum = BTreeMap::new();
+        for (key, array) in &state.tensors {
+            let found = key
+                .strip_suffix(".momentum_buffer")
+                .and_then(|name| self.params().find(|(candidate, _)| *candidate == name));
+            let Some((name, var)) = found else {
+                return Err(Error::Format {
+                    what: "optimiser state".to_owned(),
+                    problem: format!("`{key}` belongs to no parameter"),
+                });
+            };
+            if array.shape != var.dims() {
+                return Err(Error::Format {
+                    what: format!("optimiser state `{key}`"),
+                    problem: format!("expected shape {:?}, got {:?}", var.dims(), array.shape),
+                });
+            }
+            momentum.insert(name.to_owned(), from_array(array, var.as_tensor())?);
+        }
+        self.momentum = momentum;
+        Ok(())
+    }
+}
+
+/// Floating tensors of 4 and 8 bytes keep their bits.
+fn to_array(tensor: &Tensor) -> Result<Array> {
+    let flat = tensor.flatten_all()?;
+    let (dtype, data) = match tensor.dtype() {
+        DType::F64 => (
+            vision_weights::Dtype::F64,
+            flat.to_vec1::<f64>()?.into_iter().flat_map(f64::to_le_bytes).collect::<Vec<u8>>(),
+        ),
+        _ => (
+            vision_weights::Dtype::F32,
+            flat.to_dtype(DType::F32)?.to_vec1::<f32>()?.into_iter().flat_map(f32::to_le_bytes).collect(),
+        ),
+    };
+    Ok(Array { dtype, shape: tensor.dims().to_vec(), data })
+}
+
+fn from_array(array: &Array, like: &Tensor) -> Result<Tensor> {
+    let tensor = match array.dtype {
+        vision_weights::Dtype::F64 => Tensor::from_vec(array.to_f64()?, array.shape.clone(), like.device())?,
+        _ => Tensor::from_vec(array.to_f32()?, array.shape.clone(), like.device())?,
+    };
+    Ok(tensor.to_dtype(like.dtype())?)
+}

@@ -1,0 +1,233 @@
+//! What a paper has to provide to be trained, evaluated and reported.
+
+use candle_core::{Tensor, Var};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use vision_core::Pass;
+use vision_core::params::ParamStore;
+use vision_core::rng::Key;
+use vision_datasets::{DataRoot, Fingerprint, Loader, Split};
+use vision_weights::StateDict;
+
+use crate::config::RunConfig;
+use crate::context::Context;
+use crate::error::{Problem, Result};
+use crate::optim::SgdConfig;
+use crate::report::Report;
+use crate::schedule::Schedule;
+
+/// A configuration that can be merged from files, checked, and written back.
+///
+/// Implementors put `#[serde(deny_unknown_fields, default)]` on every struct, keep the [`RunConfig`] in a
+/// field named `run`, and make `Default` the published setting.
+pub trait RecipeConfig: Serialize + DeserializeOwned + Default + Clone + Send + Sync {
+    /// Checks ranges and rules across fields.
+    ///
+    /// # Errors
+    /// Every problem found, so that all can be mended at once.
+    fn validate(&self) -> std::result::Result<(), Vec<Problem>>;
+
+    /// Embedded configurations: name and TOML text.
+    fn presets() -> &'static [(&'static str, &'static str)];
+
+    /// The part that steers the training loop.
+    fn run(&self) -> &RunConfig;
+
+    /// The same, to be changed.
+    fn run_mut(&mut self) -> &mut RunConfig;
+}
+
+/// A trainable system: its parameters, data, losses and evaluation.
+///
+/// The trainer owns the loop: it asks for batches and losses, differentiates, updates the parameters,
+/// writes checkpoints and reports. It assumes nothing else about the model.
+pub trait Recipe: Sized {
+    /// Name used in run folders and messages, such as `instdisc`.
+    const NAME: &'static str;
+    /// Optimiser updates per batch; 2 for an adversarial pair. `losses` is called once for each.
+    const PHASES: usize = 1;
+    /// Its configuration.
+    type Config: RecipeConfig;
+    /// What one loader step yields.
+    type Batch: Send + 'static;
+
+    /// Builds the model, taking parameters from `params`.
+    ///
+    /// # Errors
+    /// If the configuration does not describe a model, or a tensor cannot be made.
+    fn build(cfg: &Self::Config, params: &ParamStore, ctx: &Context) -> Result<Self>;
+
+    /// Opens the training data.
+    ///
+    /// # Errors
+    /// If the data is missing or broken.
+    fn loaders(cfg: &Self::Config, data: &DataRoot, ctx: &Context) -> Result<Loaders<Self::Batch>>;
+
+    /// Which parameters `phase` updates, in groups with their own multiplier and weight decay.
+    ///
+    /// # Errors
+    /// If a parameter asked for does not exist.
+    fn groups(&self, cfg: &Self::Config, params: &ParamStore, phase: usize) -> Result<Vec<ParamGroup>>;
+
+    /// How the learning rate changes over time.
+    ///
+    /// # Errors
+    /// If the configuration gives no valid schedule.
+    fn schedule(cfg: &Self::Config, steps_per_epoch: u64) -> Result<Schedule>;
+
+    /// The optimiser's constants.
+    fn sgd(cfg: &Self::Config) -> SgdConfig;
+
+    /// The losses of one batch, with their graph.
+    ///
+    /// # Errors
+    /// If a forward pass fails.
+    fn losses(&mut self, batch: &Self::Batch, step: &Step) -> Result<Losses>;
+
+    /// Called once per batch, after the gradient of its last phase was taken, and after the parameters were
+    /// updated if this batch completes a step. The place for a memory bank or a moving average. Not called
+    /// for a batch that was skipped because its loss was not finite.
+    ///
+    /// # Errors
+    /// If the update fails.
+    fn after_step(&mut self, batch: &Self::Batch, step: &Step) -> Result<()> {
+        let _ = (batch, step);
+        Ok(())
+    }
+
+    /// What must be saved besides parameters, buffers and optimiser state.
+    ///
+    /// # Errors
+    /// If a tensor cannot be read back from its device.
+    fn state(&self) -> Result<StateDict> {
+        Ok(StateDict::new())
+    }
+
+    /// Puts back what [`Recipe::state`] returned.
+    ///
+    /// # Errors
+    /// If an entry is missing or has another shape.
+    fn restore(&mut self, state: &StateDict) -> Result<()> {
+        let _ = state;
+        Ok(())
+    }
+
+    /// Measures the model on `split`.
+    ///
+    /// # Errors
+    /// If the data is missing or a forward pass fails.
+    fn evaluate(&self, cfg: &Self::Config, data: &DataRoot, split: Split, ctx: &Context) -> Result<Report>;
+
+    /// Samples in a batch, for the throughput.
+    fn batch_len(batch: &Self::Batch) -> usize;
+
+    /// Names of the samples in a batch, for the message about a loss that is not finite.
+    fn describe_batch(batch: &Self::Batch) -> Vec<String> {
+        let _ = batch;
+        Vec::new()
+    }
+
+    /// The split measured during training.
+    fn eval_split(cfg: &Self::Config) -> Split {
+        let _ = cfg;
+        Split::Test
+    }
+}
+
+/// What a recipe trains on.
+pub struct Loaders<B> {
+    /// The training batches.
+    pub train: Loader<B>,
+    /// Identity of the training data, kept in checkpoints.
+    pub fingerprint: Fingerprint,
+}
+
+/// Where training stands when a loss is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    /// Epoch, from 0.
+    pub epoch: u64,
+    /// Batch within the epoch, from 0.
+    pub batch: u64,
+    /// Optimiser step of the whole run, from 0. Accumulated batches share one.
+    pub step: u64,
+    /// Which of the accumulated batches of this step this is, from 0.
+    pub micro: usize,
+    /// Which of [`Recipe::PHASES`] updates this is, from 0.
+    pub phase: usize,
+    /// Key of every random choice of this batch and phase: a function of seed, epoch, batch and phase only.
+    pub key: Key,
+    /// Training behaviour is on.
+    pub train: bool,
+}
+
+impl Step {
+    /// The pass for the model's forward functions.
+    pub fn pass(&self) -> Pass {
+        Pass { train: self.train, key: self.key }
+    }
+}
+
+/// A number to be logged: already read, or still a scalar tensor.
+#[derive(Clone, Debug)]
+pub enum Scalar {
+    /// A plain number.
+    Number(f64),
+    /// A tensor with one element; read when the step is logged.
+    Tensor(Tensor),
+}
+
+impl From<f64> for Scalar {
+    fn from(value: f64) -> Self {
+        Self::Number(value)
+    }
+}
+
+impl From<Tensor> for Scalar {
+    fn from(value: Tensor) -> Self {
+        Self::Tensor(value)
+    }
+}
+
+/// The losses of one batch.
+#[derive(Clone, Debug)]
+pub struct Losses {
+    /// The scalar that is differentiated: the mean over the batch.
+    pub total: Tensor,
+    /// Parts and other numbers worth a curve, in the order they are logged.
+    pub named: Vec<(String, Scalar)>,
+}
+
+impl Losses {
+    /// A loss without parts.
+    pub fn new(total: Tensor) -> Self {
+        Self { total, named: Vec::new() }
+    }
+
+    /// Adds a number to log.
+    #[must_use]
+    pub fn with(mut self, name: impl Into<String>, value: impl Into<Scalar>) -> Self {
+        self.named.push((name.into(), value.into()));
+        self
+    }
+}
+
+/// Parameters that share a learning-rate multiplier and a weight decay.
+#[derive(Clone, Debug)]
+pub struct ParamGroup {
+    /// Name in messages and logs.
+    pub name: String,
+    /// Full parameter names with their variables. No parameter may be in two groups of one phase.
+    pub params: Vec<(String, Var)>,
+    /// Factor on the learning rate.
+    pub lr_mult: f64,
+    /// L2 penalty added to the gradient; replaces that of [`SgdConfig`].
+    pub weight_decay: f64,
+}
+
+impl ParamGroup {
+    /// All trainable parameters of `params` in one group.
+    pub fn all(params: &ParamStore, weight_decay: f64) -> Self {
+        Self { name: "all".to_owned(), params: params.trainable(), lr_mult: 1.0, weight_decay }
+    }
+}
