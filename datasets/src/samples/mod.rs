@@ -1,0 +1,1 @@
+//! Small real pictures that travel inside the library.
