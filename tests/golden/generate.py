@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""Writes every committed golden case beside this file: `python3 tests/golden/generate.py`.
+
+Needs torch, torchvision and Pillow from PyPI (CPU is enough). The same seed and the same versions write the same
+bytes. `--models FOLDER` writes whole networks at full size there instead; those are too large to commit:
+
+    python3 tests/golden/generate.py --models /some/folder
+    cargo xtask conformance /some/folder
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+
+import core_cases
+import instdisc_cases
+import training_cases
+from caselib import Writer
+
+# (op, source files it exercises under vision-core/src/ops, family). Adding an op means adding a row here, one in
+# tests/src/registry, and `cargo xtask tidy` checks that both are there.
+FAMILIES = [
+    ("conv2d", ["conv2d"], core_cases.conv2d),
+    ("max_pool2d", ["max_pool2d"], core_cases.max_pool2d),
+    ("adaptive_avg_pool2d", ["adaptive_avg_pool2d"], core_cases.adaptive_avg_pool2d),
+    ("batch_norm", ["batch_norm"], core_cases.batch_norm),
+    ("relu", ["relu"], core_cases.relu),
+    ("linear", ["linear"], core_cases.linear),
+    ("cross_entropy", ["cross_entropy"], core_cases.cross_entropy),
+    ("normalize", ["l2_normalize"], core_cases.normalize),
+    ("softplus", ["softplus"], core_cases.softplus),
+    ("topk", ["topk"], core_cases.topk),
+    ("optim.sgd", [], training_cases.sgd),
+    ("schedule", [], training_cases.schedule),
+    ("model.resnet18", [], training_cases.model_resnet(18)),
+    ("model.resnet34", [], training_cases.model_resnet(34)),
+    ("model.resnet50", [], training_cases.model_resnet(50)),
+    ("image.resize", [], training_cases.image_resize),
+    ("image.adjust", [], training_cases.image_adjust),
+    ("instdisc.nce", ["gather_scores"], instdisc_cases.instdisc_nce),
+    ("instdisc.full_softmax", ["bank_cross_entropy"], instdisc_cases.instdisc_full_softmax),
+    ("instdisc.infonce", ["gather_scores"], instdisc_cases.instdisc_infonce),
+    ("instdisc.bank_update", ["momentum_update"], instdisc_cases.instdisc_bank_update),
+    ("instdisc.knn", ["topk"], instdisc_cases.instdisc_knn),
+    ("instdisc.proximal", [], instdisc_cases.instdisc_proximal),
+    ("instdisc.model", [], instdisc_cases.instdisc_model),
+]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent, help="where the cases go")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--models", type=Path, metavar="FOLDER", help="write whole networks there instead")
+    parser.add_argument("--skip-checks", action="store_true", help="do not run the networks of the published numbers")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+
+    instdisc_cases.check_golden_a()
+    if not args.skip_checks:
+        instdisc_cases.check_golden_b()
+    if args.models:
+        writer = Writer(args.models, args.seed)
+        training_cases.whole_models(writer)
+        instdisc_cases.whole_models(writer)
+    else:
+        for op in sorted({p.parent for p in args.out.glob("*/*.safetensors")}):
+            shutil.rmtree(op)
+        writer = Writer(args.out, args.seed)
+        for op, _, family in FAMILIES:
+            writer.start(op, "")
+            family(writer)
+    print(f"{writer.count} cases, {writer.bytes / 1e6:.2f} MB under {writer.folder}")
+
+
+if __name__ == "__main__":
+    main()
