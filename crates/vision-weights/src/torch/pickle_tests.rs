@@ -1,0 +1,85 @@
+use super::*;
+use crate::torch::flatten::flatten;
+
+/// A pickle of protocol 2 from its body.
+fn pickled(body: &[u8]) -> Vec<u8> {
+    [b"\x80\x02", body, b"."].concat()
+}
+
+fn metadata(body: &[u8]) -> Vec<(String, String)> {
+    let bytes = pickled(body);
+    flatten(&parse(&bytes).unwrap()).unwrap().metadata.into_iter().collect()
+}
+
+fn failure(body: &[u8]) -> String {
+    match parse(&pickled(body)) {
+        Ok(pickle) => flatten(&pickle).unwrap_err().what,
+        Err(problem) => problem.what,
+    }
+}
+
+#[test]
+fn literals_of_every_protocol() {
+    // {"a": 1, "b": True, "c": -2.5, "d": "x", "e": (300, -1)}
+    let new = metadata(b"}(X\x01\0\0\0aK\x01X\x01\0\0\0b\x88X\x01\0\0\0cG\xc0\x04\0\0\0\0\0\0X\x01\0\0\0dX\x01\0\0\0xX\x01\0\0\0eM\x2c\x01J\xff\xff\xff\xff\x86u");
+    let old = metadata(b"(dS'a'\nI1\nsS'b'\nI01\nsS'c'\nF-2.5\nsS'd'\nVx\nsS'e'\n(I300\nL-1L\nts");
+    let want = [("a", "1"), ("b", "true"), ("c", "-2.5"), ("d", "x"), ("e.0", "300"), ("e.1", "-1")];
+    let want: Vec<_> = want.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    assert_eq!(new, want);
+    assert_eq!(old, want);
+}
+
+#[test]
+fn long_integers() {
+    assert_eq!(little_endian(b""), Value::Int(0));
+    assert_eq!(little_endian(b"\xff"), Value::Int(-1));
+    assert_eq!(little_endian(b"\xff\x00"), Value::Int(255));
+    assert_eq!(little_endian(&[0xff; 8]), Value::Int(-1));
+    assert_eq!(little_endian(&[1; 9]), Value::Other);
+}
+
+#[test]
+fn calls_are_inert() {
+    // os.system("touch x"), protocol 2; then the same through INST and NEWOBJ.
+    let bytes = pickled(b"cposix\nsystem\nX\x07\0\0\0touch x\x85R");
+    let pickle = parse(&bytes).unwrap();
+    assert!(matches!(pickle.nodes.last(), Some(Node::Object { state: None, .. })));
+    assert!(flatten(&pickle).unwrap().metadata.is_empty());
+    assert!(parse(b"(S'touch x'\niposix\nsystem\n.").is_ok());
+    assert!(parse(&pickled(b"cposix\nsystem\n)\x81")).is_ok());
+}
+
+#[test]
+fn self_reference_ends() {
+    // l = []; l.append(l); l.append(7)
+    assert_eq!(metadata(b"]q\x00h\x00aK\x07a"), [("1".to_owned(), "7".to_owned())]);
+}
+
+#[test]
+fn explosions_are_refused() {
+    // Every level holds the level below twice.
+    let mut body = b"]q\x00K\x01a".to_vec();
+    for level in 1..60u8 {
+        body.extend([b']', b'q', level, b'(', b'h', level - 1, b'h', level - 1, b'e']);
+    }
+    assert!(failure(&body).contains("too often"));
+    let deep = [vec![b']'; 10_000], vec![b'a'; 9_999]].concat();
+    assert!(failure(&deep).contains("deeper"));
+}
+
+#[test]
+fn broken_pickles_say_what_is_wrong() {
+    assert!(failure(b"X\xff\xff\xff\x7fa").contains("announced"));
+    assert!(failure(b"\x8d\xff\xff\xff\xff\xff\xff\xff\xff").contains("announced"));
+    assert!(failure(b"\x95\xff\0\0\0\0\0\0\0").contains("frame"));
+    assert!(failure(b"h\x07").contains("memo 7"));
+    assert!(failure(b"R").contains("stack is empty"));
+    assert!(failure(b"K\x01(0R").contains("stack is empty"));
+    assert!(failure(b"t").contains("no mark"));
+    assert!(failure(b"}(K\x01u").contains("without a value"));
+    assert!(failure(b"K\x01K\x02a").contains("plain value"));
+    assert!(failure(b"\xfe").contains("unknown opcode 0xfe"));
+    assert!(failure(b"ctorch._utils\n_rebuild_tensor_v2\n)R").contains("0 arguments"));
+    assert!(parse(b"").is_err());
+    assert_eq!(parse(b"\x80\x06.").unwrap_err().offset, 0);
+}
