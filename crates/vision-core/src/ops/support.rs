@@ -1,0 +1,202 @@
+//! Shared plumbing of the operations: slices of tensors, typed dispatch, checks.
+
+use candle_core::{CpuStorage, DType, Layout, Storage, Tensor, WithDType};
+use rayon::prelude::*;
+
+use crate::error::{Error, Result};
+
+/// The element types of the CPU kernels: `f32` and `f64`.
+///
+/// Arithmetic comes from [`WithDType`]; this adds what kernels need beyond it.
+pub(crate) trait Float: WithDType + Default + std::ops::Neg<Output = Self> {
+    /// Zero.
+    const ZERO: Self;
+    /// One.
+    const ONE: Self;
+    /// Negative infinity.
+    const NEG_INFINITY: Self;
+
+    /// Whether this is not a number.
+    fn is_nan(self) -> bool;
+    /// Whether this is neither infinite nor NaN.
+    fn is_finite(self) -> bool;
+    /// Square root.
+    fn sqrt(self) -> Self;
+    /// `e` to this power.
+    fn exp(self) -> Self;
+    /// Natural logarithm.
+    fn ln(self) -> Self;
+    /// `ln(1 + self)`, exact near zero.
+    fn ln_1p(self) -> Self;
+    /// Absolute value.
+    fn abs(self) -> Self;
+    /// The larger of two numbers; the other one if one is NaN.
+    fn max(self, other: Self) -> Self;
+}
+
+macro_rules! impl_float {
+    ($type:ident) => {
+        impl Float for $type {
+            const ZERO: Self = 0.0;
+            const ONE: Self = 1.0;
+            const NEG_INFINITY: Self = $type::NEG_INFINITY;
+
+            fn is_nan(self) -> bool {
+                $type::is_nan(self)
+            }
+            fn is_finite(self) -> bool {
+                $type::is_finite(self)
+            }
+            fn sqrt(self) -> Self {
+                $type::sqrt(self)
+            }
+            fn exp(self) -> Self {
+                $type::exp(self)
+            }
+            fn ln(self) -> Self {
+                $type::ln(self)
+            }
+            fn ln_1p(self) -> Self {
+                $type::ln_1p(self)
+            }
+            fn abs(self) -> Self {
+                $type::abs(self)
+            }
+            fn max(self, other: Self) -> Self {
+                $type::max(self, other)
+            }
+        }
+    };
+}
+impl_float!(f32);
+impl_float!(f64);
+
+/// Runs `$body` with `$T` naming `f32` or `f64` after the `DType` `$dtype`; anything else is a typed error.
+///
+/// `$body` is an expression of type `Result<_, E>` with `E: From<Error>`.
+macro_rules! dispatch_float {
+    ($what:expr, $dtype:expr, $T:ident => $body:expr) => {
+        match $dtype {
+            candle_core::DType::F32 => {
+                #[allow(unused_imports, reason = "`$body` may use the trait")]
+                use candle_core::WithDType as _;
+                type $T = f32;
+                $body
+            }
+            candle_core::DType::F64 => {
+                #[allow(unused_imports, reason = "`$body` may use the trait")]
+                use candle_core::WithDType as _;
+                type $T = f64;
+                $body
+            }
+            got => Err($crate::error::Error::Dtype {
+                what: $what.to_string(),
+                expected: "f32 or f64".to_string(),
+                got,
+            }
+            .into()),
+        }
+    };
+}
+pub(crate) use dispatch_float;
+
+/// The elements of a contiguous CPU tensor, from what a custom op's `cpu_fwd` receives.
+pub(crate) fn cpu_slice<'a, T: WithDType>(
+    what: &str,
+    storage: &'a CpuStorage,
+    layout: &Layout,
+) -> Result<&'a [T]> {
+    let all = T::cpu_storage_as_slice(storage)?;
+    let (start, end) =
+        layout.contiguous_offsets().ok_or_else(|| Error::argument(what, "the tensor must be contiguous"))?;
+    all.get(start..end).ok_or_else(|| Error::argument(what, "the layout does not fit the storage"))
+}
+
+/// The elements of a contiguous CPU tensor, from [`Tensor::storage_and_layout`]:
+/// `let (s, l) = x.storage_and_layout(); let x = storage_slice::<f32>("op: x", &s, l)?;`.
+pub(crate) fn storage_slice<'a, T: WithDType>(
+    what: &str,
+    storage: &'a Storage,
+    layout: &Layout,
+) -> Result<&'a [T]> {
+    match storage {
+        Storage::Cpu(cpu) => cpu_slice(what, cpu, layout),
+        Storage::Cuda(_) => Err(not_on_cpu(what, "a CUDA device")),
+        Storage::Metal(_) => Err(not_on_cpu(what, "a Metal device")),
+    }
+}
+
+fn not_on_cpu(what: &str, got: &str) -> Error {
+    Error::Device { what: what.to_string(), expected: "the CPU".to_string(), got: got.to_string() }
+}
+
+/// Fails unless `tensor` lies on the CPU.
+pub(crate) fn check_cpu(what: &str, tensor: &Tensor) -> Result<()> {
+    if tensor.device().is_cpu() {
+        Ok(())
+    } else {
+        Err(not_on_cpu(what, &format!("{:?}", tensor.device().location())))
+    }
+}
+
+/// Fails unless `tensor` is of type `f32` or `f64`.
+pub(crate) fn check_float(what: &str, tensor: &Tensor) -> Result<()> {
+    match tensor.dtype() {
+        DType::F32 | DType::F64 => Ok(()),
+        got => Err(Error::Dtype { what: what.to_string(), expected: "f32 or f64".to_string(), got }),
+    }
+}
+
+/// Fails unless `tensor` has the element type `dtype`.
+pub(crate) fn check_dtype(what: &str, tensor: &Tensor, dtype: DType) -> Result<()> {
+    if tensor.dtype() == dtype {
+        Ok(())
+    } else {
+        Err(Error::Dtype { what: what.to_string(), expected: format!("{dtype:?}"), got: tensor.dtype() })
+    }
+}
+
+/// Fails unless `tensor` has exactly the sizes `dims`.
+pub(crate) fn check_dims(what: &str, tensor: &Tensor, dims: &[usize]) -> Result<()> {
+    if tensor.dims() == dims { Ok(()) } else { Err(Error::shape(what, format!("{dims:?}"), tensor.dims())) }
+}
+
+/// Number of rows of `width` elements that make a chunk of work large enough to hand to a thread.
+///
+/// It depends on the sizes only, so sums over chunks do not depend on the number of threads.
+pub(crate) fn chunk_rows(rows: usize, width: usize) -> usize {
+    const ELEMENTS: usize = 1 << 15;
+    (ELEMENTS / width.max(1)).clamp(1, rows.max(1))
+}
+
+/// Sums of the columns of a matrix of rows of `width` elements, in `f64` and in an order that depends on
+/// the sizes only.
+pub(crate) fn column_sums<T: Float>(rows: &[T], width: usize) -> Vec<f64> {
+    if width == 0 {
+        return Vec::new();
+    }
+    let chunk = chunk_rows(rows.len() / width, width) * width;
+    let partial: Vec<Vec<f64>> = rows
+        .par_chunks(chunk)
+        .map(|rows| {
+            let mut sums = vec![0.0; width];
+            for row in rows.chunks_exact(width) {
+                for (sum, &x) in sums.iter_mut().zip(row) {
+                    *sum += x.to_f64();
+                }
+            }
+            sums
+        })
+        .collect();
+    add_up(partial, width)
+}
+
+/// The element-wise sum of vectors of `len` numbers, added in order.
+pub(crate) fn add_up(parts: Vec<Vec<f64>>, len: usize) -> Vec<f64> {
+    parts.into_iter().fold(vec![0.0; len], |mut sum, part| {
+        for (sum, x) in sum.iter_mut().zip(part) {
+            *sum += x;
+        }
+        sum
+    })
+}
