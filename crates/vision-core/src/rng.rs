@@ -104,7 +104,7 @@ impl Key {
         // Rounding may reach `hi`; the interval stays half open.
         let top = hi.next_down();
         let value = |i: u64| (lo + (hi - lo) * self.f64_at(i)).min(top);
-        self.floats("Key::uniform", shape.into(), hi, value, dtype, device)
+        floats("Key::uniform", shape.into(), hi, value, dtype, device)
     }
 
     /// A tensor of normal numbers with the given mean and standard deviation (Box-Muller; elements
@@ -129,7 +129,7 @@ impl Key {
             ));
         }
         let value = |i: u64| mean + std * self.standard_normal_at(i);
-        self.floats("Key::normal", shape.into(), f64::INFINITY, value, dtype, device)
+        floats("Key::normal", shape.into(), f64::INFINITY, value, dtype, device)
     }
 
     /// A `u32` tensor of uniform integers in `0..n`; element `i` is [`Key::below_at`] of `i`.
@@ -177,32 +177,31 @@ impl Key {
         let angle = std::f64::consts::TAU * unit(join(half(block, 1)));
         if counter & 1 == 0 { radius * angle.cos() } else { radius * angle.sin() }
     }
+}
 
-    fn floats(
-        self,
-        what: &str,
-        shape: Shape,
-        hi: f64,
-        value: impl Fn(u64) -> f64 + Sync,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Tensor> {
-        let count = shape.elem_count();
-        let tensor = match dtype {
-            DType::F64 => Tensor::from_vec(fill(count, value), shape, &Device::Cpu)?,
-            DType::F32 => {
-                // The largest `f32` below `hi`, whichever way `hi` itself rounds.
-                let rounded = hi as f32;
-                let top =
-                    if hi.is_finite() && f64::from(rounded) >= hi { rounded.next_down() } else { rounded };
-                Tensor::from_vec(fill(count, |i| (value(i) as f32).min(top)), shape, &Device::Cpu)?
-            }
-            got => {
-                return Err(Error::Dtype { what: what.into(), expected: "F32 or F64".into(), got });
-            }
-        };
-        Ok(tensor.to_device(device)?)
-    }
+/// A float tensor of `value(i)`, all of them below `hi` also after rounding to `f32`.
+fn floats(
+    what: &str,
+    shape: Shape,
+    hi: f64,
+    value: impl Fn(u64) -> f64 + Sync,
+    dtype: DType,
+    device: &Device,
+) -> Result<Tensor> {
+    let count = shape.elem_count();
+    let tensor = match dtype {
+        DType::F64 => Tensor::from_vec(fill(count, value), shape, &Device::Cpu)?,
+        DType::F32 => {
+            // The largest `f32` below `hi`, whichever way `hi` itself rounds.
+            let rounded = hi as f32;
+            let top = if hi.is_finite() && f64::from(rounded) >= hi { rounded.next_down() } else { rounded };
+            Tensor::from_vec(fill(count, |i| (value(i) as f32).min(top)), shape, &Device::Cpu)?
+        }
+        got => {
+            return Err(Error::Dtype { what: what.into(), expected: "F32 or F64".into(), got });
+        }
+    };
+    Ok(tensor.to_device(device)?)
 }
 
 /// `value(i)` for `i` in `0..count`, in parallel.

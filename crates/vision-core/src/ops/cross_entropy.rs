@@ -1,0 +1,321 @@
+//! Cross entropy of logits against class indices, as `torch.nn.functional.cross_entropy`.
+//!
+//! With `p = softmax(logits)` over the class dimension, target `y`, class weights `w` (1 unless given), `C`
+//! classes and label smoothing `e`, the loss of one position is
+//! `-(1 - e) w_y ln p_y - (e / C) sum_c w_c ln p_c`, and 0 where `y` is the ignored index. `Mean` divides
+//! the sum by the sum of `w_y` over the positions that count; without any such position it is NaN (0 / 0)
+//! with a gradient of zero, as in PyTorch. Logarithms are taken of shifted sums, so no logit overflows.
+
+use std::sync::OnceLock;
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::support::{Float, check_cpu, check_float, cpu_slice, dispatch_float, storage_slice};
+use crate::error::{Error, Result};
+
+/// How the losses of the positions become the result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reduction {
+    /// Not at all: the result has the shape of the target.
+    None,
+    /// The mean, weighted by the weight of each target's class.
+    #[default]
+    Mean,
+    /// The sum.
+    Sum,
+}
+
+/// Options of [`cross_entropy`]; the defaults are PyTorch's.
+#[derive(Clone, Debug)]
+pub struct CrossEntropyArgs {
+    /// One weight per class, `(C,)`, of a float type; it gets no gradient.
+    pub weight: Option<Tensor>,
+    /// Target value that marks positions without loss.
+    pub ignore_index: i64,
+    /// How the losses of the positions become the result.
+    pub reduction: Reduction,
+    /// Share of the target that is spread evenly over the classes, in `[0, 1]`.
+    pub label_smoothing: f64,
+}
+
+impl Default for CrossEntropyArgs {
+    fn default() -> Self {
+        Self { weight: None, ignore_index: -100, reduction: Reduction::Mean, label_smoothing: 0. }
+    }
+}
+
+/// Cross entropy of `logits` `(N, C)` or `(N, C, d1, ...)` with a target `(N,)` or `(N, d1, ...)` of class
+/// indices (`u32` or `i64`). The result is a scalar, or of the target's shape with [`Reduction::None`].
+///
+/// # Errors
+/// If shapes, types or devices do not fit, if a target is neither a class nor the ignored index, if the
+/// smoothing is out of range, or if the weight takes part in a graph.
+pub fn cross_entropy(logits: &Tensor, target: &Tensor, args: &CrossEntropyArgs) -> Result<Tensor> {
+    check_float("cross_entropy: logits", logits)?;
+    check_cpu("cross_entropy: logits", logits)?;
+    let [n, classes, rest @ ..] = logits.dims() else {
+        return Err(Error::shape("cross_entropy: logits", "(N, C, ...)", logits.dims()));
+    };
+    let target_dims: Vec<usize> = [n].into_iter().chain(rest).copied().collect();
+    if target.dims() != target_dims {
+        return Err(Error::shape("cross_entropy: target", format!("{target_dims:?}"), target.dims()));
+    }
+    if !(0. ..=1.).contains(&args.label_smoothing) {
+        let problem = format!("{} is not in [0, 1]", args.label_smoothing);
+        return Err(Error::argument("cross_entropy: label_smoothing", problem));
+    }
+    let op = CrossEntropy {
+        target: targets(target, *classes, args.ignore_index)?,
+        target_dims,
+        weight: args.weight.as_ref().map(|w| class_weights(w, *classes)).transpose()?,
+        reduction: args.reduction,
+        smoothing: args.label_smoothing,
+        saved: OnceLock::new(),
+    };
+    Ok(logits.contiguous()?.apply_op1(op)?)
+}
+
+/// Class indices in row-major order, [`IGNORED`] for those without loss.
+fn targets(target: &Tensor, classes: usize, ignore_index: i64) -> Result<Vec<u32>> {
+    let indices: Vec<i64> = match target.dtype() {
+        DType::I64 => target.flatten_all()?.to_vec1()?,
+        DType::U32 => target.flatten_all()?.to_vec1::<u32>()?.into_iter().map(i64::from).collect(),
+        got => {
+            let what = "cross_entropy: target".into();
+            return Err(Error::Dtype { what, expected: "i64 or u32".into(), got });
+        }
+    };
+    let check = |(position, index): (usize, i64)| {
+        if index == ignore_index {
+            return Ok(IGNORED);
+        }
+        u32::try_from(index).ok().filter(|&c| (c as usize) < classes && c != IGNORED).ok_or_else(|| {
+            Error::argument(
+                "cross_entropy: target",
+                format!(
+                    "index {index} at position {position} is neither one of the {classes} classes nor the \
+                     ignored index {ignore_index}"
+                ),
+            )
+        })
+    };
+    indices.into_iter().enumerate().map(check).collect()
+}
+
+fn class_weights(weight: &Tensor, classes: usize) -> Result<Vec<f64>> {
+    check_float("cross_entropy: weight", weight)?;
+    if weight.dims() != [classes] {
+        return Err(Error::shape("cross_entropy: weight", format!("[{classes}]"), weight.dims()));
+    }
+    if weight.track_op() {
+        let problem = "class weights get no gradient; detach them";
+        return Err(Error::argument("cross_entropy: weight", problem));
+    }
+    Ok(weight.to_dtype(DType::F64)?.to_vec1()?)
+}
+
+/// Stands for the ignored index.
+const IGNORED: u32 = u32::MAX;
+
+/// Positions whose classes are walked together, so that inner loops run over consecutive memory.
+const BLOCK: usize = 256;
+
+struct CrossEntropy {
+    target: Vec<u32>,
+    target_dims: Vec<usize>,
+    weight: Option<Vec<f64>>,
+    reduction: Reduction,
+    smoothing: f64,
+    /// Made by forward for backward: 16 bytes per position.
+    saved: OnceLock<Saved>,
+}
+
+struct Saved {
+    /// Maximum of the logits and sum of `exp(logit - maximum)`, per position.
+    softmax: Vec<(f64, f64)>,
+    /// Sum of the weights of the targets that count.
+    total_weight: f64,
+}
+
+impl CustomOp1 for CrossEntropy {
+    fn name(&self) -> &'static str {
+        "cross-entropy"
+    }
+
+    fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        dispatch_float!("cross_entropy: logits", s.dtype(), T => {
+            let x = cpu_slice::<T>("cross_entropy: logits", s, l)?;
+            let (classes, inner) = split(l.dims());
+            let (losses, softmax) = self.losses(x, classes, inner);
+            let valid = self.target.iter().filter(|&&y| y != IGNORED);
+            let total_weight = valid.map(|&y| self.weight_of(y)).sum::<f64>();
+            // A second forward of the same op object would see the same input.
+            let _ = self.saved.set(Saved { softmax, total_weight });
+            let sum = || losses.iter().sum::<f64>();
+            Ok(match self.reduction {
+                Reduction::None => {
+                    let losses = losses.into_iter().map(T::from_f64).collect();
+                    (T::to_cpu_storage_owned(losses), self.target_dims.clone().into())
+                }
+                Reduction::Sum => (T::to_cpu_storage_owned(vec![T::from_f64(sum())]), ().into()),
+                Reduction::Mean => (T::to_cpu_storage_owned(vec![T::from_f64(sum() / total_weight)]), ().into()),
+            })
+        })
+    }
+
+    fn bwd(&self, arg: &Tensor, _res: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        if !arg.track_op() {
+            return Ok(None);
+        }
+        let saved = self.saved.get().ok_or_else(|| {
+            Error::argument("cross_entropy", "backward was called without a forward pass on this device")
+        })?;
+        let grad = grad.contiguous()?;
+        let ((xs, xl), (gs, gl)) = (arg.storage_and_layout(), grad.storage_and_layout());
+        dispatch_float!("cross_entropy: gradient", arg.dtype(), T => {
+            let x = storage_slice::<T>("cross_entropy: logits", &xs, xl)?;
+            let g = storage_slice::<T>("cross_entropy: gradient", &gs, gl)?;
+            let dx = self.gradient(x, g, saved, split(arg.dims()));
+            Tensor::from_vec(dx, arg.shape(), &Device::Cpu).map(Some)
+        })
+    }
+}
+
+/// Number of classes and of positions behind them.
+fn split(dims: &[usize]) -> (usize, usize) {
+    match dims {
+        [_, classes, rest @ ..] => (*classes, rest.iter().product()),
+        _ => (0, 0),
+    }
+}
+
+impl CrossEntropy {
+    fn weight_of(&self, class: u32) -> f64 {
+        self.weight.as_ref().map_or(1., |w| w[class as usize])
+    }
+
+    /// Losses and softmax statistics of every position, in row-major order.
+    fn losses<T: Float>(&self, x: &[T], classes: usize, inner: usize) -> (Vec<f64>, Vec<(f64, f64)>) {
+        let count = self.target.len();
+        let (mut losses, mut softmax) = (vec![0.; count], vec![(0., 0.); count]);
+        if count == 0 {
+            return (losses, softmax);
+        }
+        let blocks = losses.par_chunks_mut(inner).zip(softmax.par_chunks_mut(inner)).enumerate();
+        blocks.for_each(|(n, (losses, softmax))| {
+            let image = &x[n * classes * inner..(n + 1) * classes * inner];
+            let target = &self.target[n * inner..(n + 1) * inner];
+            let parts =
+                losses.par_chunks_mut(BLOCK).zip(softmax.par_chunks_mut(BLOCK)).zip(target.par_chunks(BLOCK));
+            parts.enumerate().for_each(|(block, ((losses, softmax), target))| {
+                self.block_losses(image, inner, block * BLOCK, target, losses, softmax);
+            });
+        });
+        (losses, softmax)
+    }
+
+    /// As [`Self::losses`] for the positions from `start` of one image.
+    fn block_losses<T: Float>(
+        &self,
+        image: &[T],
+        inner: usize,
+        start: usize,
+        target: &[u32],
+        losses: &mut [f64],
+        softmax: &mut [(f64, f64)],
+    ) {
+        let len = target.len();
+        let rows = || image.chunks_exact(inner).map(|row| &row[start..start + len]);
+        let mut top = vec![T::NEG_INFINITY; len];
+        for row in rows() {
+            for (top, &x) in top.iter_mut().zip(row) {
+                *top = if x > *top { x } else { *top };
+            }
+        }
+        let mut sums = vec![0.; len];
+        // Sum over the classes of `w_c (x_c - top)`, which smoothing needs.
+        let mut weighted = vec![0.; if self.smoothing > 0. { len } else { 0 }];
+        for (class, row) in rows().enumerate() {
+            for ((sum, &x), &top) in sums.iter_mut().zip(row).zip(&top) {
+                *sum += (x - top).exp().to_f64();
+            }
+            for ((weighted, &x), &top) in weighted.iter_mut().zip(row).zip(&top) {
+                *weighted += self.weight_of(class as u32) * (x - top).to_f64();
+            }
+        }
+        let (even, total) = self.even_share(image.len() / inner);
+        for (i, (&y, (loss, saved))) in target.iter().zip(losses.iter_mut().zip(softmax)).enumerate() {
+            *saved = (top[i].to_f64(), sums[i]);
+            if y == IGNORED {
+                continue;
+            }
+            let log_sum = sums[i].ln();
+            let shifted = (image[y as usize * inner + start + i] - top[i]).to_f64();
+            *loss = (1. - self.smoothing) * self.weight_of(y) * (log_sum - shifted);
+            if self.smoothing > 0. {
+                *loss += even * (total * log_sum - weighted[i]);
+            }
+        }
+    }
+
+    /// `e / C`, and the sum of all class weights.
+    fn even_share(&self, classes: usize) -> (f64, f64) {
+        let total = self.weight.as_ref().map_or(classes as f64, |w| w.iter().sum());
+        (self.smoothing / classes as f64, total)
+    }
+
+    /// Gradient of the logits: with `a = (1 - e) w_y` and `b = e / C`, class `c` gets
+    /// `p_c (a + b sum w) - a [c = y] - b w_c`, times the gradient of the position.
+    fn gradient<T: Float>(
+        &self,
+        x: &[T],
+        g: &[T],
+        saved: &Saved,
+        (classes, inner): (usize, usize),
+    ) -> Vec<T> {
+        let mut dx = vec![T::ZERO; x.len()];
+        if dx.is_empty() {
+            return dx;
+        }
+        let upstream = |position: usize| match self.reduction {
+            Reduction::None => g[position].to_f64(),
+            Reduction::Sum => g[0].to_f64(),
+            Reduction::Mean => g[0].to_f64() / saved.total_weight,
+        };
+        let (even, total) = self.even_share(classes);
+        dx.par_chunks_mut(classes * inner).zip(x.par_chunks(classes * inner)).enumerate().for_each(
+            |(n, (dx, x))| {
+                let first = n * inner;
+                // Per position: maximum, factor of the softmax term, upstream gradient; 0 where ignored.
+                let terms: Vec<(T, f64, f64)> = (first..first + inner)
+                    .map(|position| {
+                        let ((top, sum), y) = (saved.softmax[position], self.target[position]);
+                        if y == IGNORED {
+                            return (T::ZERO, 0., 0.);
+                        }
+                        let up = upstream(position);
+                        let direct = (1. - self.smoothing) * self.weight_of(y);
+                        (T::from_f64(top), up * (direct + even * total) / sum, up)
+                    })
+                    .collect();
+                for (class, (dx, x)) in dx.chunks_mut(inner).zip(x.chunks(inner)).enumerate() {
+                    let weight = self.weight_of(class as u32);
+                    let target = &self.target[first..first + inner];
+                    for (((dx, &x), &(top, factor, up)), &y) in dx.iter_mut().zip(x).zip(&terms).zip(target) {
+                        if y == IGNORED {
+                            continue;
+                        }
+                        let hit = if y as usize == class { (1. - self.smoothing) * weight } else { 0. };
+                        *dx = T::from_f64((x - top).exp().to_f64() * factor - up * (hit + even * weight));
+                    }
+                }
+            },
+        );
+        dx
+    }
+}
+
+#[cfg(test)]
+mod tests;
