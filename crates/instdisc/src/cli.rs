@@ -1,0 +1,244 @@
+//! The command line: the common verbs of [`vision_train::cli`], and `predict`, `index`, `search`, `demo`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use vision_image::draw::{Tile, sheet};
+use vision_train::cli::{CliContext, PaperCli};
+use vision_train::{Error, Result};
+
+use crate::demo;
+use crate::index::FlatIndex;
+use crate::predict::Embedder;
+use crate::recipe::InstDiscRecipe;
+
+/// Pictures embedded at a time.
+const BATCH: usize = 64;
+
+/// Verbs of this paper.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Write the feature of every picture as one JSON object per line
+    Predict(PredictArgs),
+    /// Build a search index over pictures
+    Index(IndexArgs),
+    /// Find the pictures of an index that are most like given ones
+    Search(SearchArgs),
+    /// Train the sample configurations and write one page that shows what came out
+    Demo,
+}
+
+/// `predict`.
+#[derive(Debug, Args)]
+pub struct PredictArgs {
+    /// Pictures, or folders of pictures
+    #[arg(required = true)]
+    pub pictures: Vec<PathBuf>,
+}
+
+/// `index`.
+#[derive(Debug, Args)]
+pub struct IndexArgs {
+    /// Pictures, or folders of pictures
+    #[arg(required = true)]
+    pub pictures: Vec<PathBuf>,
+}
+
+/// `search`.
+#[derive(Debug, Args)]
+pub struct SearchArgs {
+    /// Index made by `index`
+    #[arg(long, value_name = "FILE")]
+    pub index: PathBuf,
+    /// Neighbours per picture
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    pub top: usize,
+    /// Write a sheet of the pictures and their neighbours to this PNG file
+    #[arg(long, value_name = "FILE")]
+    pub sheet: Option<PathBuf>,
+    /// Print one JSON object per line
+    #[arg(long)]
+    pub json: bool,
+    /// Pictures, or folders of pictures
+    #[arg(required = true)]
+    pub pictures: Vec<PathBuf>,
+}
+
+impl PaperCli for InstDiscRecipe {
+    const ABOUT: &'static str = "Unsupervised features by instance discrimination: train, evaluate, search";
+    const VERSION: &'static str = env!("CARGO_PKG_VERSION");
+    type Own = Verb;
+
+    fn own(verb: Verb, cli: &CliContext) -> Result<()> {
+        match verb {
+            Verb::Predict(args) => predict(cli, &args),
+            Verb::Index(args) => index(cli, &args),
+            Verb::Search(args) => search(cli, &args),
+            Verb::Demo => demo::run(cli),
+        }
+    }
+}
+
+/// The pictures among `paths`, folders searched with all their subfolders, in the order of their names.
+fn pictures(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    fn walk(folder: &Path, found: &mut BTreeSet<PathBuf>) -> Result<()> {
+        for entry in fs::read_dir(folder).map_err(|error| Error::io(folder, error))? {
+            let path = entry.map_err(|error| Error::io(folder, error))?.path();
+            if path.is_dir() {
+                walk(&path, found)?;
+            } else if path.extension().is_some_and(|extension| {
+                ["jpg", "jpeg", "png"].iter().any(|known| extension.eq_ignore_ascii_case(known))
+            }) {
+                found.insert(path);
+            }
+        }
+        Ok(())
+    }
+    let mut all = Vec::new();
+    for path in paths {
+        if path.is_dir() {
+            let mut found = BTreeSet::new();
+            walk(path, &mut found)?;
+            if found.is_empty() {
+                return Err(Error::Usage(format!("{}: no .jpg, .jpeg or .png files here", path.display())));
+            }
+            all.extend(found);
+        } else {
+            all.push(path.clone());
+        }
+    }
+    Ok(all)
+}
+
+/// Calls `each` with every picture's path and feature.
+fn embed_all(
+    cli: &CliContext,
+    paths: &[PathBuf],
+    mut each: impl FnMut(&Path, Vec<f32>) -> Result<()>,
+) -> Result<()> {
+    let embedder = Embedder::load(cli.weight_file()?)?;
+    let mut broken = 0;
+    for block in paths.chunks(BATCH) {
+        let (mut names, mut images) = (Vec::new(), Vec::new());
+        for path in block {
+            match vision_image::open(path) {
+                Ok(image) => {
+                    names.push(path);
+                    images.push(image);
+                }
+                Err(error) if broken < cli.common.skip_broken => {
+                    broken += 1;
+                    tracing::warn!("left out: {error}");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        for (path, feature) in names.into_iter().zip(embedder.embed(&images)?) {
+            each(path, feature)?;
+        }
+        tracing::info!(pictures = paths.len(), "embedding");
+    }
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct Embedded<'a> {
+    picture: &'a Path,
+    feature: Vec<f32>,
+}
+
+fn predict(cli: &CliContext, args: &PredictArgs) -> Result<()> {
+    let mut lines = String::new();
+    embed_all(cli, &pictures(&args.pictures)?, |picture, feature| {
+        lines.push_str(&json_line(&Embedded { picture, feature })?);
+        lines.push('\n');
+        Ok(())
+    })?;
+    match &cli.common.out {
+        Some(out) => {
+            let mut write = |to: &mut dyn std::io::Write| to.write_all(lines.as_bytes());
+            vision_weights::atomic_write(out, &mut write)?;
+            cli.say(format_args!("{} features in {}", lines.lines().count(), out.display()));
+        }
+        None => cli.say(lines.trim_end()),
+    }
+    Ok(())
+}
+
+fn index(cli: &CliContext, args: &IndexArgs) -> Result<()> {
+    let out = cli
+        .common
+        .out
+        .as_ref()
+        .ok_or_else(|| Error::Usage("--out is needed: the index file to write".to_owned()))?;
+    let (mut names, mut features) = (Vec::new(), Vec::new());
+    embed_all(cli, &pictures(&args.pictures)?, |path, feature| {
+        names.push(path.display().to_string());
+        features.push(feature);
+        Ok(())
+    })?;
+    let dim = features.first().map_or(1, Vec::len);
+    let index = FlatIndex::new(dim, features.concat())?.with_names(names)?;
+    index.save(out)?;
+    cli.say(format_args!("{} pictures of {dim} numbers in {}", index.len(), out.display()));
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct Found<'a> {
+    picture: &'a Path,
+    neighbours: Vec<FoundNeighbour<'a>>,
+}
+
+#[derive(Serialize)]
+struct FoundNeighbour<'a> {
+    name: &'a str,
+    row: u32,
+    score: f32,
+}
+
+fn search(cli: &CliContext, args: &SearchArgs) -> Result<()> {
+    let index = FlatIndex::open(&args.index)?;
+    let paths = pictures(&args.pictures)?;
+    let top = args.top.min(index.len());
+    let mut rows = Vec::new();
+    embed_all(cli, &paths, |picture, feature| {
+        let mut neighbours = Vec::new();
+        for hit in index.search(&feature, top)?.into_iter().flatten() {
+            neighbours.push(FoundNeighbour {
+                name: index.name(hit.row).unwrap_or_default(),
+                row: hit.row,
+                score: hit.score,
+            });
+        }
+        if args.sheet.is_some() {
+            let mut row = vec![Tile { image: vision_image::open(picture)?, border: Some([120, 120, 120]) }];
+            for neighbour in &neighbours {
+                row.push(Tile { image: vision_image::open(neighbour.name)?, border: None });
+            }
+            rows.push(row);
+        }
+        if args.json {
+            cli.say(json_line(&Found { picture, neighbours })?);
+        } else {
+            cli.say(picture.display());
+            for neighbour in neighbours {
+                cli.say(format_args!("  {:.4}  {}", neighbour.score, neighbour.name));
+            }
+        }
+        Ok(())
+    })?;
+    if let Some(path) = &args.sheet {
+        sheet(&rows, 96, 6, [255, 255, 255])?.save(path)?;
+        cli.say(format_args!("sheet in {}", path.display()));
+    }
+    Ok(())
+}
+
+fn json_line(value: &impl Serialize) -> Result<String> {
+    serde_json::to_string(value)
+        .map_err(|error| Error::Format { what: "JSON".to_owned(), problem: error.to_string() })
+}

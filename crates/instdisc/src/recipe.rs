@@ -1,0 +1,212 @@
+//! Training as [`vision_train`] runs it.
+
+use candle_core::{Device, Tensor};
+use vision_core::params::ParamStore;
+use vision_core::rng::Key;
+use vision_datasets::{DataRoot, Dataset, Split};
+use vision_train::optim::SgdConfig;
+use vision_train::{Context, Error as TrainError, Loaders, Losses, ParamGroup, Recipe, Report, Schedule, Step};
+use vision_weights::{Array, StateDict};
+
+use crate::bank::MemoryBank;
+use crate::config::train::Config;
+use crate::data::{self, Batch};
+use crate::error::{Error, Result};
+use crate::evaluate;
+use crate::loss::Criterion;
+use crate::model::InstDisc;
+
+/// The system of the paper: network, memory bank and objective.
+///
+/// One step: features of the batch, their loss against the bank, its gradient, the optimiser's update, and
+/// the bank rows of the batch replaced by features from before that update.
+#[derive(Debug)]
+pub struct InstDiscRecipe {
+    model: InstDisc,
+    config: Config,
+    training: Option<Training>,
+    /// Features of the batch whose gradient is being taken, for the bank.
+    pending: Option<Tensor>,
+    device: Device,
+}
+
+/// What exists only once the number of pictures is known.
+#[derive(Debug)]
+struct Training {
+    bank: MemoryBank,
+    criterion: Criterion,
+}
+
+impl InstDiscRecipe {
+    /// The network.
+    pub fn model(&self) -> &InstDisc {
+        &self.model
+    }
+
+    /// The memory bank, in a run that trains or was restored from a checkpoint.
+    pub fn bank(&self) -> Option<&MemoryBank> {
+        self.training.as_ref().map(|training| &training.bank)
+    }
+
+    /// The device of the parameters.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn start(&mut self, rows: usize) -> Result<()> {
+        let config = &self.config;
+        let bank = MemoryBank::new(
+            rows,
+            config.model.embedding,
+            config.bank.init,
+            config.bank.momentum,
+            Key::new(config.run.seed).fold("bank"),
+            &self.device,
+        )?;
+        self.training = Some(Training { bank, criterion: Criterion::new(&config.loss, rows)? });
+        Ok(())
+    }
+}
+
+impl From<Error> for TrainError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Data(inner) => Self::Data(inner),
+            Error::Core(inner) => Self::Core(inner),
+            Error::Weights(inner) => Self::Weights(inner),
+            Error::Image(inner) => Self::Image(inner),
+            Error::Eval(inner) => Self::Eval(inner),
+            Error::Candle(inner) => Self::Candle(inner),
+            Error::Config { key, problem } => Self::config("configuration", key, problem),
+            other => Self::recipe(other),
+        }
+    }
+}
+
+impl Recipe for InstDiscRecipe {
+    const NAME: &'static str = "instdisc";
+    type Config = Config;
+    type Batch = Batch;
+
+    fn build(cfg: &Config, params: &ParamStore, ctx: &Context) -> vision_train::Result<Self> {
+        let model = InstDisc::new(&cfg.model, params.var_builder()).map_err(TrainError::from)?;
+        Ok(Self { model, config: cfg.clone(), training: None, pending: None, device: ctx.device.clone() })
+    }
+
+    fn loaders(cfg: &Config, data: &DataRoot, ctx: &Context) -> vision_train::Result<Loaders<Batch>> {
+        let set = data::open(&cfg.data, data, cfg.data.train_split)?;
+        let fingerprint = set.fingerprint();
+        Ok(Loaders { train: data::train_loader(cfg, set, ctx.skip_broken)?, fingerprint })
+    }
+
+    fn begin(&mut self, cfg: &Config, data: &DataRoot, _ctx: &Context) -> vision_train::Result<()> {
+        let rows = data::open(&cfg.data, data, cfg.data.train_split)?.len();
+        Ok(self.start(rows)?)
+    }
+
+    fn groups(&self, cfg: &Config, params: &ParamStore, _phase: usize) -> vision_train::Result<Vec<ParamGroup>> {
+        if cfg.decay.norm_and_bias {
+            return Ok(vec![ParamGroup::all(params, cfg.sgd.weight_decay)]);
+        }
+        // Batch norm parameters and biases are the ones with a single axis.
+        let (weights, others) = params.trainable().into_iter().partition(|(_, var)| var.rank() > 1);
+        Ok(vec![
+            ParamGroup {
+                name: "weights".to_owned(),
+                params: weights,
+                lr_mult: 1.0,
+                weight_decay: cfg.sgd.weight_decay,
+            },
+            ParamGroup { name: "norm and bias".to_owned(), params: others, lr_mult: 1.0, weight_decay: 0.0 },
+        ])
+    }
+
+    fn schedule(cfg: &Config, steps_per_epoch: u64) -> vision_train::Result<Schedule> {
+        Ok(cfg.schedule.schedule(cfg.run.epochs, steps_per_epoch))
+    }
+
+    fn sgd(cfg: &Config) -> SgdConfig {
+        cfg.sgd
+    }
+
+    fn losses(&mut self, batch: &Batch, step: &Step) -> vision_train::Result<Losses> {
+        let output = self.model.forward(&batch.tensor(&self.device)?, &step.pass())?;
+        let training = self.training.as_mut().ok_or_else(not_started)?;
+        let loss = training.criterion.loss(
+            &output.embedding,
+            &training.bank,
+            &batch.index,
+            step.key.fold("negatives"),
+        )?;
+        self.pending = Some(output.embedding.detach());
+        let mut losses = Losses::new(loss.total);
+        if let Some(proximal) = loss.proximal {
+            losses = losses.with("instance", loss.instance).with("proximal", proximal);
+        }
+        if let Some(z) = training.criterion.z() {
+            losses = losses.with("z_over_n", z / training.bank.rows() as f64);
+        }
+        Ok(losses)
+    }
+
+    fn after_step(&mut self, batch: &Batch, _step: &Step) -> vision_train::Result<()> {
+        let training = self.training.as_mut().ok_or_else(not_started)?;
+        if let Some(features) = self.pending.take() {
+            training.bank.update(&batch.index, &features).map_err(TrainError::from)?;
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> vision_train::Result<StateDict> {
+        let Some(training) = &self.training else { return Ok(StateDict::new()) };
+        let mut state = StateDict::new();
+        state.extend_with_prefix("bank.", training.bank.state()?)?;
+        if let Some(z) = training.criterion.z() {
+            state.insert("criterion.z", Array::from_f64([1], &[z])?);
+        }
+        Ok(state)
+    }
+
+    fn restore(&mut self, state: &StateDict) -> vision_train::Result<()> {
+        let bank = state.with_prefix("bank.");
+        if self.training.is_none() {
+            // Only looked at, not trained: the checkpoint says how many rows there are.
+            let rows = bank.require("features")?.shape.first().copied().unwrap_or(0);
+            self.start(rows)?;
+        }
+        let training = self.training.as_mut().ok_or_else(not_started)?;
+        training.bank.restore(&bank)?;
+        let z = match state.get("criterion.z") {
+            Some(z) => z.to_f64()?.first().copied(),
+            None => None,
+        };
+        training.criterion.set_z(z);
+        Ok(())
+    }
+
+    fn evaluate(
+        &self,
+        cfg: &Config,
+        data: &DataRoot,
+        split: Split,
+        ctx: &Context,
+    ) -> vision_train::Result<Report> {
+        Ok(evaluate::evaluate(self, cfg, data, split, ctx)?)
+    }
+
+    fn batch_len(batch: &Batch) -> usize {
+        batch.len()
+    }
+
+    fn describe_batch(batch: &Batch) -> Vec<String> {
+        batch.names.clone()
+    }
+
+    fn eval_split(cfg: &Config) -> Split {
+        cfg.data.test_split
+    }
+}
+
+fn not_started() -> TrainError {
+    TrainError::Usage("training was not begun: there is no memory bank yet".to_owned())
+}
