@@ -1,8 +1,8 @@
 //! Batch normalisation over `(N, H, W)` per channel, optionally with a residual and ReLU behind it.
 //!
 //! `y = (x - mean) / sqrt(var + eps) * weight + bias`. In training, mean and (biased) variance are those of
-//! the batch and gradients flow through them; running statistics move by `momentum` towards the mean and
-//! the *unbiased* variance, as in PyTorch. Otherwise mean and variance are given constants.
+//! the batch and gradients flow through them; the running ones move by `momentum` towards the mean and
+//! the *unbiased* variance, as in PyTorch. Otherwise the running statistics are used.
 //!
 //! [`batch_norm_nhwc`] can add a residual and apply ReLU in the same pass over memory.
 
@@ -20,62 +20,64 @@ use crate::FeatureMap;
 use crate::error::{Error, Result};
 use kernels::{Backward, Moments};
 
-/// Running statistics that training moves towards those of each batch.
+/// Running statistics of [`batch_norm`], both `(C)`.
+///
+/// Training moves them towards those of the batch, in place, so they must be variables then. They are
+/// constants otherwise: no gradient flows to them.
 #[derive(Clone, Copy, Debug)]
-pub struct RunningStats<'a> {
-    /// Running mean, `(C)`, updated in place.
-    pub mean: &'a Var,
-    /// Running unbiased variance, `(C)`, updated in place.
-    pub var: &'a Var,
-    /// Share of the new batch, in `[0, 1]`.
+pub struct BatchStats<'a> {
+    /// Running mean.
+    pub running_mean: &'a Tensor,
+    /// Running unbiased variance.
+    pub running_var: &'a Tensor,
+}
+
+/// How [`batch_norm_nhwc`] works.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BatchNormArgs {
+    /// Whether to normalise with the statistics of the batch and to update the running ones.
+    pub training: bool,
+    /// Share of the batch in the new running statistics, in `[0, 1]`.
     pub momentum: f64,
-}
-
-/// Where mean and variance of [`batch_norm`] come from.
-#[derive(Clone, Copy, Debug)]
-pub enum BatchStats<'a> {
-    /// From the batch (training); running statistics are updated if given.
-    Batch(Option<RunningStats<'a>>),
-    /// Given, and constant: no gradient flows to them (evaluation, frozen layers).
-    Fixed {
-        /// Mean, `(C)`.
-        mean: &'a Tensor,
-        /// Variance, `(C)`.
-        var: &'a Tensor,
-    },
-}
-
-/// What [`batch_norm_nhwc`] does with the normalised map before writing it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Epilogue<'a> {
-    /// A map of the same shape to add.
-    pub residual: Option<&'a FeatureMap>,
+    /// Added to the variance, at least 0.
+    pub eps: f64,
     /// Whether to apply ReLU last.
     pub relu: bool,
 }
 
+impl Default for BatchNormArgs {
+    /// Evaluation with PyTorch's constants.
+    fn default() -> Self {
+        Self { training: false, momentum: 0.1, eps: 1e-5, relu: false }
+    }
+}
+
 /// Normalises `input`, `(N, C, H, W)`, with `weight` and `bias`, `(C)`.
 ///
+/// `momentum` is the share of the batch in the new running statistics and `eps` is added to the variance.
 /// An empty batch gives an empty result and leaves the running statistics alone.
 ///
 /// # Errors
 /// If shapes, element types (`f32` or `f64`, all the same) or devices do not fit, `eps` or the momentum is
-/// out of range, or batch statistics are asked for with a single value per channel.
+/// out of range, or training has a single value per channel or running statistics that are no variables.
 pub fn batch_norm(
     input: &Tensor,
     weight: &Tensor,
     bias: &Tensor,
-    stats: &BatchStats<'_>,
+    stats: BatchStats<'_>,
+    training: bool,
+    momentum: f64,
     eps: f64,
 ) -> Result<Tensor> {
     if input.rank() != 4 {
         return Err(Error::shape("batch_norm: input", "(N, C, H, W)", input.dims()));
     }
-    let input = FeatureMap::from_nchw(input)?;
-    batch_norm_nhwc(&input, weight, bias, stats, eps, &Epilogue::default())?.to_nchw()
+    let args = BatchNormArgs { training, momentum, eps, relu: false };
+    batch_norm_nhwc(&FeatureMap::from_nchw(input)?, weight, bias, stats, &args, None)?.to_nchw()
 }
 
-/// [`batch_norm`] of a feature map, with an optional residual and ReLU in the same pass.
+/// [`batch_norm`] of a feature map; adds `residual`, a map of the same shape, and applies ReLU in the same
+/// pass if asked to.
 ///
 /// # Errors
 /// As [`batch_norm`], and if the residual differs from the input in shape or type.
@@ -83,58 +85,57 @@ pub fn batch_norm_nhwc(
     input: &FeatureMap,
     weight: &Tensor,
     bias: &Tensor,
-    stats: &BatchStats<'_>,
-    eps: f64,
-    epilogue: &Epilogue<'_>,
+    stats: BatchStats<'_>,
+    args: &BatchNormArgs,
+    residual: Option<&FeatureMap>,
 ) -> Result<FeatureMap> {
     let (batch, height, width, channels) = input.dims()?;
     let input = input.nhwc();
     check_float("batch_norm: input", input)?;
     check_cpu("batch_norm: input", input)?;
-    let check_vector = |what: &str, tensor: &Tensor| -> Result<()> {
+    for (what, tensor) in [
+        ("batch_norm: weight", weight),
+        ("batch_norm: bias", bias),
+        ("batch_norm: running_mean", stats.running_mean),
+        ("batch_norm: running_var", stats.running_var),
+    ] {
         check_dims(what, tensor, &[channels])?;
         check_dtype(what, tensor, input.dtype())?;
-        check_cpu(what, tensor)
-    };
-    check_vector("batch_norm: weight", weight)?;
-    check_vector("batch_norm: bias", bias)?;
-    if !(eps >= 0.0 && eps.is_finite()) {
-        return Err(Error::argument("batch_norm: eps", format!("{eps} is not a finite number >= 0")));
+        check_cpu(what, tensor)?;
+    }
+    if !(args.eps >= 0.0 && args.eps.is_finite()) {
+        return Err(Error::argument("batch_norm: eps", format!("{} is not a finite number >= 0", args.eps)));
+    }
+    if !(0.0..=1.0).contains(&args.momentum) {
+        return Err(Error::argument("batch_norm: momentum", format!("{} is outside [0, 1]", args.momentum)));
     }
     let values = batch * height * width;
     let moments = Arc::new(OnceLock::new());
-    match stats {
-        BatchStats::Batch(running) => {
-            if values == 1 {
-                return Err(Error::argument(
-                    "batch_norm: input",
-                    "batch statistics need more than one value per channel",
-                ));
-            }
-            if let Some(running) = running {
-                check_vector("batch_norm: running mean", running.mean)?;
-                check_vector("batch_norm: running variance", running.var)?;
-                if !(0.0..=1.0).contains(&running.momentum) {
-                    let problem = format!("{} is outside [0, 1]", running.momentum);
-                    return Err(Error::argument("batch_norm: momentum", problem));
-                }
-            }
+    let mut update = None;
+    if args.training {
+        if values == 1 {
+            return Err(Error::argument(
+                "batch_norm: input",
+                "batch statistics need more than one value per channel",
+            ));
         }
-        BatchStats::Fixed { mean, var } => {
-            check_vector("batch_norm: mean", mean)?;
-            check_vector("batch_norm: variance", var)?;
-            let _ = moments.set(Moments::new(to_f64(mean)?, to_f64(var)?, eps));
-        }
+        update = Some((
+            variable("batch_norm: running_mean", stats.running_mean)?,
+            variable("batch_norm: running_var", stats.running_var)?,
+        ));
+    } else {
+        let (mean, var) = (to_f64(stats.running_mean)?, to_f64(stats.running_var)?);
+        let _ = moments.set(Moments::new(mean, var, args.eps));
     }
     let op = Norm {
         channels,
-        eps,
-        relu: epilogue.relu,
-        from_batch: matches!(stats, BatchStats::Batch(_)),
+        eps: args.eps,
+        relu: args.relu,
+        from_batch: args.training,
         moments: moments.clone(),
     };
     let weight_bias = Tensor::stack(&[weight, bias], 0)?;
-    let out = match epilogue.residual {
+    let out = match residual {
         None => input.apply_op2(&weight_bias, op)?,
         Some(residual) => {
             let residual = residual.nhwc();
@@ -144,13 +145,22 @@ pub fn batch_norm_nhwc(
             input.apply_op3(&weight_bias, residual, op)?
         }
     };
-    if let (BatchStats::Batch(Some(running)), Some(moments)) = (stats, moments.get()) {
-        // Empty batches leave no moments behind.
+    // Empty batches leave no moments behind.
+    if let (Some((mean, var)), Some(moments)) = (update, moments.get()) {
         let unbias = values as f64 / (values as f64 - 1.0);
-        move_towards(running.mean, moments.mean.iter().copied(), running.momentum)?;
-        move_towards(running.var, moments.var.iter().map(|v| v * unbias), running.momentum)?;
+        move_towards(&mean, moments.mean.iter().copied(), args.momentum)?;
+        move_towards(&var, moments.var.iter().map(|v| v * unbias), args.momentum)?;
     }
     FeatureMap::from_nhwc(out)
+}
+
+/// The variable behind `tensor`, sharing its memory.
+fn variable(what: &str, tensor: &Tensor) -> Result<Var> {
+    if tensor.is_variable() {
+        Ok(Var::from_tensor(tensor)?)
+    } else {
+        Err(Error::argument(what, "training updates it in place, so it must be a variable"))
+    }
 }
 
 fn to_f64(tensor: &Tensor) -> Result<Vec<f64>> {

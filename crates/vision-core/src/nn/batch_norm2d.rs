@@ -1,0 +1,110 @@
+//! Batch normalisation layer.
+
+use candle_core::Tensor;
+use candle_nn::{Init, VarBuilder};
+
+use crate::FeatureMap;
+use crate::error::Result;
+use crate::ops::{BatchNormArgs, BatchStats, batch_norm_nhwc};
+
+/// Constants of [`BatchNorm2d`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BatchNormConfig {
+    /// Added to the variance.
+    pub eps: f64,
+    /// Share of the batch in the new running statistics, in `[0, 1]`.
+    pub momentum: f64,
+    /// Whether to use the running statistics in training as well, and leave them alone.
+    pub frozen: bool,
+    /// Initial weight: 1, or 0 for the last normalisation of a residual branch that is to start as identity.
+    pub weight: f64,
+}
+
+impl Default for BatchNormConfig {
+    /// PyTorch's defaults: 1e-5, 0.1, not frozen, weight 1.
+    fn default() -> Self {
+        Self { eps: 1e-5, momentum: 0.1, frozen: false, weight: 1.0 }
+    }
+}
+
+/// Batch normalisation with parameters `weight` and `bias` and buffers `running_mean` and `running_var`.
+///
+/// PyTorch's counter `num_batches_tracked` is not kept: nothing here reads it.
+#[derive(Clone, Debug)]
+pub struct BatchNorm2d {
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    config: BatchNormConfig,
+}
+
+impl BatchNorm2d {
+    /// Takes parameters and buffers from `vb`.
+    ///
+    /// The layer is frozen if the configuration says so or if `vb` gives running statistics that are not
+    /// variables, as a frozen prefix of a [`crate::params::ParamStore`] does.
+    ///
+    /// # Errors
+    /// If `vb` cannot give a tensor of the right shape.
+    #[allow(clippy::needless_pass_by_value, reason = "builders are passed by value throughout candle")]
+    pub fn new(channels: usize, config: &BatchNormConfig, vb: VarBuilder<'_>) -> Result<Self> {
+        let get = |name: &str, value: f64| vb.get_with_hints(channels, name, Init::Const(value));
+        let mut layer = Self {
+            weight: get("weight", config.weight)?,
+            bias: get("bias", 0.0)?,
+            running_mean: get("running_mean", 0.0)?,
+            running_var: get("running_var", 1.0)?,
+            config: *config,
+        };
+        layer.config.frozen |= !layer.running_mean.is_variable() || !layer.running_var.is_variable();
+        Ok(layer)
+    }
+
+    /// Normalises a map with the statistics of the batch if `train` and not frozen, else with the running
+    /// ones.
+    ///
+    /// # Errors
+    /// If the map has another number of channels, or training meets a single value per channel.
+    pub fn forward(&self, input: &FeatureMap, train: bool) -> Result<FeatureMap> {
+        self.run(input, train, None, false)
+    }
+
+    /// [`BatchNorm2d::forward`] followed by ReLU, in one pass.
+    ///
+    /// # Errors
+    /// As [`BatchNorm2d::forward`].
+    pub fn forward_relu(&self, input: &FeatureMap, train: bool) -> Result<FeatureMap> {
+        self.run(input, train, None, true)
+    }
+
+    /// [`BatchNorm2d::forward`], plus `residual`, followed by ReLU, in one pass.
+    ///
+    /// # Errors
+    /// As [`BatchNorm2d::forward`], and if the residual has another shape.
+    pub fn forward_add_relu(
+        &self,
+        input: &FeatureMap,
+        residual: &FeatureMap,
+        train: bool,
+    ) -> Result<FeatureMap> {
+        self.run(input, train, Some(residual), true)
+    }
+
+    fn run(
+        &self,
+        input: &FeatureMap,
+        train: bool,
+        residual: Option<&FeatureMap>,
+        relu: bool,
+    ) -> Result<FeatureMap> {
+        let stats = BatchStats { running_mean: &self.running_mean, running_var: &self.running_var };
+        let args = BatchNormArgs {
+            training: train && !self.config.frozen,
+            momentum: self.config.momentum,
+            eps: self.config.eps,
+            relu,
+        };
+        batch_norm_nhwc(input, &self.weight, &self.bias, stats, &args, residual)
+    }
+}
