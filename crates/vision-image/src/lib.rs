@@ -1,1 +1,20 @@
-//! Decode, resize, augment and draw pictures held as plain memory
+#![doc = include_str!("../README.md")]
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")
+)]
+
+mod codec;
+pub mod colour;
+pub mod draw;
+mod error;
+mod picture;
+mod resample;
+
+pub use codec::{
+    Format, MAX_PIXELS, decode, decode_native, decode_native_limited, encode_jpeg, encode_png, open,
+    open_native,
+};
+pub use error::{Error, Result};
+pub use picture::Image;
+pub use resample::{Filter, resize, resize_box, resize_short_side};
