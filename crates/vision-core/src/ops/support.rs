@@ -18,20 +18,12 @@ pub(crate) trait Float: WithDType + Default + std::ops::Neg<Output = Self> {
 
     /// Whether this is not a number.
     fn is_nan(self) -> bool;
-    /// Whether this is neither infinite nor NaN.
-    fn is_finite(self) -> bool;
-    /// Square root.
-    fn sqrt(self) -> Self;
     /// `e` to this power.
     fn exp(self) -> Self;
-    /// Natural logarithm.
-    fn ln(self) -> Self;
     /// `ln(1 + self)`, exact near zero.
     fn ln_1p(self) -> Self;
     /// Absolute value.
     fn abs(self) -> Self;
-    /// The larger of two numbers; the other one if one is NaN.
-    fn max(self, other: Self) -> Self;
 }
 
 macro_rules! impl_float {
@@ -44,26 +36,14 @@ macro_rules! impl_float {
             fn is_nan(self) -> bool {
                 $type::is_nan(self)
             }
-            fn is_finite(self) -> bool {
-                $type::is_finite(self)
-            }
-            fn sqrt(self) -> Self {
-                $type::sqrt(self)
-            }
             fn exp(self) -> Self {
                 $type::exp(self)
-            }
-            fn ln(self) -> Self {
-                $type::ln(self)
             }
             fn ln_1p(self) -> Self {
                 $type::ln_1p(self)
             }
             fn abs(self) -> Self {
                 $type::abs(self)
-            }
-            fn max(self, other: Self) -> Self {
-                $type::max(self, other)
             }
         }
     };

@@ -1,0 +1,35 @@
+//! Differentiable operations, one file each.
+//!
+//! Functions ending in `_nhwc` take and return [`crate::FeatureMap`]s and are what layers use; the ones
+//! named like PyTorch's take `(N, C, H, W)` tensors and convert around them.
+
+mod adaptive_avg_pool2d;
+mod bank_cross_entropy;
+mod batch_norm;
+mod conv2d;
+mod cross_entropy;
+mod gather_scores;
+mod inner_product_topk;
+mod l2_normalize;
+mod linear;
+mod max_pool2d;
+mod momentum_update;
+mod relu;
+mod softplus;
+mod support;
+mod topk;
+
+pub use adaptive_avg_pool2d::*;
+pub use bank_cross_entropy::*;
+pub use batch_norm::*;
+pub use conv2d::*;
+pub use cross_entropy::*;
+pub use gather_scores::*;
+pub use inner_product_topk::*;
+pub use l2_normalize::*;
+pub use linear::*;
+pub use max_pool2d::*;
+pub use momentum_update::*;
+pub use relu::*;
+pub use softplus::*;
+pub use topk::*;
