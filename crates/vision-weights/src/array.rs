@@ -35,7 +35,7 @@ impl Array {
     /// # Errors
     /// [`Error::Length`] when `values` does not have as many elements as `shape`.
     pub fn from_f32(shape: impl Into<Vec<usize>>, values: &[f32]) -> Result<Self> {
-        Self::from_values(Dtype::F32, shape.into(), values, |v| v.to_le_bytes())
+        Self::from_values(Dtype::F32, shape.into(), values, f32::to_le_bytes)
     }
 
     /// An array of 64-bit floats.
@@ -43,7 +43,7 @@ impl Array {
     /// # Errors
     /// [`Error::Length`] when `values` does not have as many elements as `shape`.
     pub fn from_f64(shape: impl Into<Vec<usize>>, values: &[f64]) -> Result<Self> {
-        Self::from_values(Dtype::F64, shape.into(), values, |v| v.to_le_bytes())
+        Self::from_values(Dtype::F64, shape.into(), values, f64::to_le_bytes)
     }
 
     /// An array of unsigned 32-bit integers.
@@ -51,7 +51,7 @@ impl Array {
     /// # Errors
     /// [`Error::Length`] when `values` does not have as many elements as `shape`.
     pub fn from_u32(shape: impl Into<Vec<usize>>, values: &[u32]) -> Result<Self> {
-        Self::from_values(Dtype::U32, shape.into(), values, |v| v.to_le_bytes())
+        Self::from_values(Dtype::U32, shape.into(), values, u32::to_le_bytes)
     }
 
     /// An array of unsigned 64-bit integers.
@@ -59,7 +59,7 @@ impl Array {
     /// # Errors
     /// [`Error::Length`] when `values` does not have as many elements as `shape`.
     pub fn from_u64(shape: impl Into<Vec<usize>>, values: &[u64]) -> Result<Self> {
-        Self::from_values(Dtype::U64, shape.into(), values, |v| v.to_le_bytes())
+        Self::from_values(Dtype::U64, shape.into(), values, u64::to_le_bytes)
     }
 
     /// An array of signed 64-bit integers.
@@ -67,7 +67,7 @@ impl Array {
     /// # Errors
     /// [`Error::Length`] when `values` does not have as many elements as `shape`.
     pub fn from_i64(shape: impl Into<Vec<usize>>, values: &[i64]) -> Result<Self> {
-        Self::from_values(Dtype::I64, shape.into(), values, |v| v.to_le_bytes())
+        Self::from_values(Dtype::I64, shape.into(), values, i64::to_le_bytes)
     }
 
     /// An array of bytes.

@@ -52,10 +52,10 @@ impl<'n, 'a> Walk<'n, 'a> {
         let nodes = self.nodes;
         let id = match value {
             Value::Node(id) => id,
-            Value::Bool(value) => return self.note(name, value),
-            Value::Int(value) => return self.note(name, value),
-            Value::Float(value) => return self.note(name, value),
-            Value::Str(value) if value.len() <= MAX_TEXT => return self.note(name, value),
+            Value::Bool(value) => return self.note(name, &value),
+            Value::Int(value) => return self.note(name, &value),
+            Value::Float(value) => return self.note(name, &value),
+            Value::Str(value) if value.len() <= MAX_TEXT => return self.note(name, &value),
             Value::Str(_) | Value::None | Value::Other => return Ok(()),
         };
         if self.path.contains(&id) {
@@ -132,7 +132,7 @@ impl<'n, 'a> Walk<'n, 'a> {
         Ok(())
     }
 
-    fn note(&mut self, name: &str, value: impl ToString) -> Result<(), Problem> {
+    fn note(&mut self, name: &str, value: &impl ToString) -> Result<(), Problem> {
         if !name.is_empty() {
             let name = self.own(name)?;
             let value = self.own(&value.to_string())?;

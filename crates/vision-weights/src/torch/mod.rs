@@ -1,6 +1,7 @@
 //! The zip archive that `torch.save` writes: `NAME/data.pkl` describes, `NAME/data/KEY` hold the bytes.
 
 mod flatten;
+mod input;
 mod pickle;
 mod rebuild;
 mod value;

@@ -5,10 +5,9 @@
 
 use std::collections::BTreeMap;
 
+use super::input::{Input, Result};
 use super::rebuild;
-use super::value::{Id, Node, Pickle, Problem, Value};
-
-type Result<T> = std::result::Result<T, Problem>;
+use super::value::{Id, Node, Pickle, Value};
 
 /// A checkpoint of 10,000 tensors is described in about 2 MB.
 pub(super) const MAX_LENGTH: u64 = 32 << 20;
@@ -19,9 +18,7 @@ const MAX_NODES: usize = 4_000_000;
 /// Reads a pickle of any protocol from 0 to 5.
 pub(super) fn parse(bytes: &[u8]) -> Result<Pickle<'_>> {
     let mut machine = Machine {
-        bytes,
-        at: 0,
-        opcode_at: 0,
+        input: Input::new(bytes),
         stack: Vec::new(),
         marks: Vec::new(),
         memo: BTreeMap::new(),
@@ -33,9 +30,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Pickle<'_>> {
 }
 
 struct Machine<'a> {
-    bytes: &'a [u8],
-    at: usize,
-    opcode_at: usize,
+    input: Input<'a>,
     stack: Vec<Value<'a>>,
     /// Heights of the stack at each mark; nothing below the last one may be popped.
     marks: Vec<usize>,
@@ -48,14 +43,13 @@ struct Machine<'a> {
 impl<'a> Machine<'a> {
     fn run(&mut self) -> Result<Value<'a>> {
         loop {
-            self.opcode_at = self.at;
-            let opcode = self.byte()?;
+            let opcode = self.input.opcode()?;
             if opcode == b'.' {
                 return self.pop();
             }
             self.step(opcode)?;
             if self.nodes.len() > MAX_NODES {
-                return Err(self.problem(format!("more than {MAX_NODES} values")));
+                return Err(self.input.problem(format!("more than {MAX_NODES} values")));
             }
         }
     }
@@ -64,15 +58,15 @@ impl<'a> Machine<'a> {
         match opcode {
             // Protocol, frames, stack, memo.
             0x80 => {
-                let protocol = self.byte()?;
+                let protocol = self.input.byte()?;
                 if protocol > 5 {
-                    return Err(self.problem(format!("pickle protocol {protocol} is unknown")));
+                    return Err(self.input.problem(format!("pickle protocol {protocol} is unknown")));
                 }
             }
             0x95 => {
-                let length = self.u64()?;
-                if length > self.remaining() as u64 {
-                    return Err(self.problem(format!("a frame of {length} bytes runs past the end")));
+                let length = self.input.u64()?;
+                if length > self.input.remaining() as u64 {
+                    return Err(self.input.problem(format!("a frame of {length} bytes runs past the end")));
                 }
             }
             b'(' => self.marks.push(self.stack.len()),
@@ -91,32 +85,32 @@ impl<'a> Machine<'a> {
             }
             b'p' => self.put_text()?,
             b'q' => {
-                let key = self.byte()?.into();
+                let key = self.input.byte()?.into();
                 self.put(key)?;
             }
             b'r' => {
-                let key = self.u32()?.into();
+                let key = self.input.u32()?.into();
                 self.put(key)?;
             }
             0x94 => self.put(self.memo.len() as u64)?,
             b'g' => {
-                let key = self.decimal_line()?;
+                let key = self.input.decimal_line()?;
                 self.get(key)?;
             }
             b'h' => {
-                let key = self.byte()?.into();
+                let key = self.input.byte()?.into();
                 self.get(key)?;
             }
             b'j' => {
-                let key = self.u32()?.into();
+                let key = self.input.u32()?.into();
                 self.get(key)?;
             }
             b'N' | 0x88 | 0x89 | b'I' | b'J' | b'K' | b'M' | b'L' | 0x8a | 0x8b | b'F' | b'G' => {
-                let value = self.number(opcode)?;
+                let value = self.input.number(opcode)?;
                 self.stack.push(value);
             }
             b'S' | b'T' | b'U' | b'V' | b'X' | 0x8c | 0x8d | b'B' | b'C' | 0x8e | 0x96 => {
-                let value = self.text(opcode)?;
+                let value = self.input.text(opcode)?;
                 self.stack.push(value);
             }
             // Out-of-band buffers and the extension registry have no meaning in a file.
@@ -168,24 +162,25 @@ impl<'a> Machine<'a> {
                 self.set_items(pairs)?;
             }
             b'c' => {
-                let module = self.utf8_line()?;
-                let name = self.utf8_line()?;
+                let module = self.input.utf8_line()?;
+                let name = self.input.utf8_line()?;
                 self.push_node(Node::Global { module, name });
             }
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
                 match (module, name) {
                     (Value::Str(module), Value::Str(name)) => self.push_node(Node::Global { module, name }),
-                    _ => return Err(self.problem("a class whose name is no text")),
+                    _ => return Err(self.input.problem("a class whose name is no text")),
                 }
             }
             b'P' => {
-                self.line()?;
+                self.input.line()?;
                 self.stack.push(Value::Other);
             }
             b'Q' => {
                 let id = self.pop()?;
-                let storage = rebuild::persistent(&self.nodes, id).map_err(|what| self.problem(what))?;
+                let storage =
+                    rebuild::persistent(&self.nodes, id).map_err(|what| self.input.problem(what))?;
                 self.push_node(storage);
             }
             b'R' | 0x81 => {
@@ -200,8 +195,8 @@ impl<'a> Machine<'a> {
                 self.reduce(callable, arguments)?;
             }
             b'i' => {
-                self.utf8_line()?;
-                self.utf8_line()?;
+                self.input.utf8_line()?;
+                self.input.utf8_line()?;
                 self.pop_mark()?;
                 self.push_node(Node::Object { state: None, items: Vec::new() });
             }
@@ -219,17 +214,18 @@ impl<'a> Machine<'a> {
                     *state = Some(new);
                 }
             }
-            other => return Err(self.problem(format!("unknown opcode {other:#04x}"))),
+            other => return Err(self.input.problem(format!("unknown opcode {other:#04x}"))),
         }
         Ok(())
     }
 
     fn reduce(&mut self, callable: Value<'a>, arguments: Value<'a>) -> Result<()> {
-        let value = rebuild::reduce(&self.nodes, callable, arguments).map_err(|what| self.problem(what))?;
+        let value =
+            rebuild::reduce(&self.nodes, callable, arguments).map_err(|what| self.input.problem(what))?;
         self.copies = self
             .copies
             .checked_sub(value.copied())
-            .ok_or_else(|| self.problem("the same arguments are used too often"))?;
+            .ok_or_else(|| self.input.problem("the same arguments are used too often"))?;
         match value {
             rebuild::Outcome::Value(value) => self.stack.push(value),
             rebuild::Outcome::Node(node) => self.push_node(node),
@@ -246,7 +242,7 @@ impl<'a> Machine<'a> {
                     items.push((Value::Int(items.len() as i64), value));
                 }
             }
-            _ => return Err(self.problem("items are added to something that is no list")),
+            _ => return Err(self.input.problem("items are added to something that is no list")),
         }
         Ok(())
     }
@@ -255,7 +251,7 @@ impl<'a> Machine<'a> {
         let target = self.top_node()?;
         match self.nodes.get_mut(target) {
             Some(Node::Dict(items) | Node::Object { items, .. }) => items.extend(new),
-            _ => return Err(self.problem("entries are set in something that is no dict")),
+            _ => return Err(self.input.problem("entries are set in something that is no dict")),
         }
         Ok(())
     }
@@ -268,23 +264,23 @@ impl<'a> Machine<'a> {
 
     fn pop(&mut self) -> Result<Value<'a>> {
         let value = if self.stack.len() > self.floor() { self.stack.pop() } else { None };
-        value.ok_or_else(|| self.problem("the stack is empty"))
+        value.ok_or_else(|| self.input.problem("the stack is empty"))
     }
 
     fn top(&self) -> Result<Value<'a>> {
         let value = if self.stack.len() > self.floor() { self.stack.last().copied() } else { None };
-        value.ok_or_else(|| self.problem("the stack is empty"))
+        value.ok_or_else(|| self.input.problem("the stack is empty"))
     }
 
     fn top_node(&self) -> Result<Id> {
         match self.top()? {
             Value::Node(id) => Ok(id),
-            _ => Err(self.problem("a plain value cannot hold others")),
+            _ => Err(self.input.problem("a plain value cannot hold others")),
         }
     }
 
     fn pop_mark(&mut self) -> Result<Vec<Value<'a>>> {
-        let height = self.marks.pop().ok_or_else(|| self.problem("no mark is set"))?;
+        let height = self.marks.pop().ok_or_else(|| self.input.problem("no mark is set"))?;
         // `pop` never goes below a mark, so the stack is at least this high.
         Ok(self.stack.split_off(height.min(self.stack.len())))
     }
@@ -293,7 +289,7 @@ impl<'a> Machine<'a> {
         let items = self.pop_mark()?;
         let (pairs, rest) = items.as_chunks::<2>();
         if !rest.is_empty() {
-            return Err(self.problem("a dict has a key without a value"));
+            return Err(self.input.problem("a dict has a key without a value"));
         }
         Ok(pairs.iter().map(|&[key, value]| (key, value)).collect())
     }
@@ -310,173 +306,21 @@ impl<'a> Machine<'a> {
     }
 
     fn put_text(&mut self) -> Result<()> {
-        let key = self.decimal_line()?;
+        let key = self.input.decimal_line()?;
         self.put(key)
     }
 
     fn get(&mut self, key: u64) -> Result<()> {
         let value =
-            self.memo.get(&key).copied().ok_or_else(|| self.problem(format!("memo {key} is empty")))?;
+            self.memo.get(&key).copied().ok_or_else(|| self.input.problem(format!("memo {key} is empty")))?;
         self.stack.push(value);
         Ok(())
     }
 
     fn extension(&mut self, length: usize) -> Result<()> {
-        self.take(length)?;
+        self.input.take(length)?;
         self.stack.push(Value::Other);
         Ok(())
-    }
-
-    // Literals.
-
-    fn number(&mut self, opcode: u8) -> Result<Value<'a>> {
-        Ok(match opcode {
-            b'N' => Value::None,
-            0x88 => Value::Bool(true),
-            0x89 => Value::Bool(false),
-            b'K' => Value::Int(self.byte()?.into()),
-            b'M' => Value::Int(u16::from_le_bytes(self.array()?).into()),
-            b'J' => Value::Int(i32::from_le_bytes(self.array()?).into()),
-            b'G' => Value::Float(f64::from_be_bytes(self.array()?)),
-            b'I' => match self.utf8_line()? {
-                "00" => Value::Bool(false),
-                "01" => Value::Bool(true),
-                line => line.trim().parse().map_or(Value::Other, Value::Int),
-            },
-            b'L' => {
-                let line = self.utf8_line()?.trim().trim_end_matches('L');
-                line.parse().map_or(Value::Other, Value::Int)
-            }
-            b'F' => self.utf8_line()?.trim().parse().map_or(Value::Other, Value::Float),
-            0x8a => {
-                let length = self.byte()?.into();
-                little_endian(self.take(length)?)
-            }
-            _ => {
-                let length = self.length_u32()?;
-                little_endian(self.take(length)?)
-            }
-        })
-    }
-
-    fn text(&mut self, opcode: u8) -> Result<Value<'a>> {
-        let (bytes, is_text) = match opcode {
-            b'S' | b'V' => {
-                let line = self.line()?;
-                let quoted = line.strip_prefix(b"'").and_then(|l| l.strip_suffix(b"'"));
-                let quoted = quoted.or_else(|| line.strip_prefix(b"\"").and_then(|l| l.strip_suffix(b"\"")));
-                let line = if opcode == b'S' { quoted.unwrap_or(line) } else { line };
-                // Escapes of protocol 0 are not undone: no name of an array needs one.
-                (line, !line.contains(&b'\\'))
-            }
-            b'U' | 0x8c => {
-                let length = self.byte()?.into();
-                (self.take(length)?, true)
-            }
-            b'T' | b'X' => {
-                let length = self.length_u32()?;
-                (self.take(length)?, true)
-            }
-            0x8d => {
-                let length = self.length_u64()?;
-                (self.take(length)?, true)
-            }
-            b'C' => {
-                let length = self.byte()?.into();
-                (self.take(length)?, false)
-            }
-            b'B' => {
-                let length = self.length_u32()?;
-                (self.take(length)?, false)
-            }
-            _ => {
-                let length = self.length_u64()?;
-                (self.take(length)?, false)
-            }
-        };
-        Ok(match std::str::from_utf8(bytes) {
-            Ok(text) if is_text => Value::Str(text),
-            _ => Value::Other,
-        })
-    }
-
-    // Input.
-
-    fn remaining(&self) -> usize {
-        self.bytes.len().saturating_sub(self.at)
-    }
-
-    fn take(&mut self, length: usize) -> Result<&'a [u8]> {
-        let end = self.at.checked_add(length);
-        let taken = end.and_then(|end| self.bytes.get(self.at..end));
-        let Some(taken) = taken else {
-            let left = self.remaining();
-            return Err(self.problem(format!("{length} bytes are announced, {left} are left")));
-        };
-        self.at += length;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let taken = self.take(N)?;
-        taken.first_chunk().copied().ok_or_else(|| self.problem("the pickle ends inside a number"))
-    }
-
-    fn byte(&mut self) -> Result<u8> {
-        self.array::<1>().map(|[byte]| byte)
-    }
-
-    fn u32(&mut self) -> Result<u32> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Result<u64> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    fn length_u32(&mut self) -> Result<usize> {
-        // Lengths beyond the input fail in `take`, so saturating is as good as exact.
-        Ok(usize::try_from(self.u32()?).unwrap_or(usize::MAX))
-    }
-
-    fn length_u64(&mut self) -> Result<usize> {
-        Ok(usize::try_from(self.u64()?).unwrap_or(usize::MAX))
-    }
-
-    fn line(&mut self) -> Result<&'a [u8]> {
-        let rest = self.bytes.get(self.at..).unwrap_or_default();
-        let Some(length) = rest.iter().position(|&byte| byte == b'\n') else {
-            return Err(self.problem("a line does not end"));
-        };
-        let line = self.take(length)?;
-        self.at += 1;
-        Ok(line)
-    }
-
-    fn utf8_line(&mut self) -> Result<&'a str> {
-        let line = self.line()?;
-        std::str::from_utf8(line).ok().ok_or_else(|| self.problem("a name is no UTF-8"))
-    }
-
-    fn decimal_line(&mut self) -> Result<u64> {
-        let line = self.utf8_line()?;
-        line.trim().parse().ok().ok_or_else(|| self.problem("a memo key is no number"))
-    }
-
-    fn problem(&self, what: impl Into<String>) -> Problem {
-        Problem { offset: self.opcode_at, what: what.into() }
-    }
-}
-
-/// A two's complement integer of any length; beyond 64 bits it is nothing a weight file needs.
-fn little_endian(bytes: &[u8]) -> Value<'static> {
-    let mut wide = [if bytes.last().is_some_and(|&b| b >= 0x80) { 0xff } else { 0 }; 8];
-    match wide.get_mut(..bytes.len()) {
-        Some(low) => {
-            low.copy_from_slice(bytes);
-            Value::Int(i64::from_le_bytes(wide))
-        }
-        None => Value::Other,
     }
 }
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::torch::flatten::flatten;
+use crate::torch::input::little_endian;
 
 /// A pickle of protocol 2 from its body.
 fn pickled(body: &[u8]) -> Vec<u8> {

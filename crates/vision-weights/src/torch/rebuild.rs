@@ -82,7 +82,7 @@ pub(super) fn persistent<'a>(nodes: &[Node<'a>], id: Value<'a>) -> Result<Node<'
         return Err(format!("the class of storage {key} is no name"));
     };
     let kind = match (*module, *name) {
-        ("torch.storage", "UntypedStorage") | ("torch", "UntypedStorage") => StorageKind::Untyped,
+        ("torch.storage" | "torch", "UntypedStorage") => StorageKind::Untyped,
         ("torch" | "torch.cuda", name) => {
             storage_dtype(name).map_or(StorageKind::Unknown(name), StorageKind::Typed)
         }

@@ -44,7 +44,8 @@ impl Entry {
         Ok(Self {
             dtype: *dtype,
             shape: shape.clone(),
-            strides: strides.clone(),
+            // Nobody steps along a dimension of size 1; PyTorch leaves any number there.
+            strides: shape.iter().zip(strides).map(|(&n, &stride)| if n == 1 { 0 } else { stride }).collect(),
             offset: *offset,
             record,
             record_len,
@@ -98,6 +99,9 @@ impl Entry {
     }
 
     fn is_contiguous(&self) -> bool {
+        if self.shape.contains(&0) {
+            return true;
+        }
         let mut expected = 1;
         self.shape.iter().zip(&self.strides).rev().all(|(&size, &stride)| {
             let fits = size == 1 || stride == expected;
@@ -149,7 +153,9 @@ mod tests {
         assert_eq!(cut(&[3, 2], &[1, 3], 0), [0, 3, 1, 4, 2, 5]);
         assert_eq!(cut(&[2, 2, 2], &[12, 0, 5], 2), [2, 7, 2, 7, 14, 19, 14, 19]);
         assert_eq!(cut(&[4, 1, 6], &[6, 99, 1], 0), (0..24).collect::<Vec<u8>>());
+        assert_eq!(cut(&[1, 2], &[usize::MAX, 3], 5), [5, 8]);
         assert_eq!(cut(&[], &[], 23), [23]);
+        assert_eq!(cut(&[0, usize::MAX, usize::MAX], &[9, usize::MAX, 1], 0), Vec::<u8>::new());
         assert_eq!(cut(&[3, 0], &[usize::MAX, usize::MAX], usize::MAX), Vec::<u8>::new());
     }
 
