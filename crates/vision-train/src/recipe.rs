@@ -63,6 +63,16 @@ pub trait Recipe: Sized {
     /// If the data is missing or broken.
     fn loaders(cfg: &Self::Config, data: &DataRoot, ctx: &Context) -> Result<Loaders<Self::Batch>>;
 
+    /// Called once before the first step of a run, new or resumed, when the data is known to be there and
+    /// before [`Recipe::restore`]. The place to size what depends on the number of samples.
+    ///
+    /// # Errors
+    /// If the data cannot be read or does not fit the configuration.
+    fn begin(&mut self, cfg: &Self::Config, data: &DataRoot, ctx: &Context) -> Result<()> {
+        let _ = (cfg, data, ctx);
+        Ok(())
+    }
+
     /// Which parameters `phase` updates, in groups with their own multiplier and weight decay.
     ///
     /// # Errors

@@ -70,11 +70,8 @@ impl Schedule {
                 last + (1.0 - last) * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
             }
             Self::WarmUp { steps, start, then } => {
-                let warm = if step >= *steps {
-                    1.0
-                } else {
-                    start + (1.0 - start) * step as f64 / *steps as f64
-                };
+                let warm =
+                    if step >= *steps { 1.0 } else { start + (1.0 - start) * step as f64 / *steps as f64 };
                 warm * then.factor(step)
             }
         }

@@ -82,4 +82,21 @@ impl<C: RecipeConfig> Resolved<C> {
     pub fn new(config: C) -> crate::Result<Self> {
         load::finish(config, Vec::new(), "configuration".to_owned())
     }
+
+    /// [`Resolved::toml`] with the `[expect]` table: a file that [`load`] reads back to the same.
+    ///
+    /// # Errors
+    /// If the table cannot be written as TOML.
+    pub fn file_text(&self) -> crate::Result<String> {
+        if self.expect.is_empty() {
+            return Ok(self.toml.clone());
+        }
+        let table = toml::Table::from_iter([(
+            "expect".to_owned(),
+            toml::Value::Table(expect::expect_table(&self.expect)),
+        )]);
+        let expect = toml::to_string(&table)
+            .map_err(|error| crate::Error::config(&self.source, "expect", error.to_string()))?;
+        Ok(format!("{}\n{expect}", self.toml))
+    }
 }

@@ -76,8 +76,8 @@ impl Default for RunConfig {
 }
 
 impl RunConfig {
-    /// Keys below `run.` that may change when training continues: none of them alters a step already made,
-    /// nor the steps that come.
+    /// Keys that may change when training continues: none of them alters a step already made. A schedule
+    /// that stretches over the whole run follows `run.epochs` from the next step on.
     pub const MAY_CHANGE: &'static [&'static str] = &[
         "run.epochs",
         "run.max_steps",

@@ -43,7 +43,8 @@ mod tests {
     #[test]
     fn large_gradients_shrink_and_small_ones_stay() {
         let grad = |v: [f32; 2]| Tensor::new(&v, &Device::Cpu).unwrap();
-        let mut grads = BTreeMap::from([("a".to_owned(), grad([3.0, 0.0])), ("b".to_owned(), grad([0.0, 4.0]))]);
+        let mut grads =
+            BTreeMap::from([("a".to_owned(), grad([3.0, 0.0])), ("b".to_owned(), grad([0.0, 4.0]))]);
         assert_eq!(clip_grad_norm(&mut grads, 10.0).unwrap(), 5.0);
         assert_eq!(grads["a"].to_vec1::<f32>().unwrap(), [3.0, 0.0]);
         assert_eq!(clip_grad_norm(&mut grads, 1.0).unwrap(), 5.0);

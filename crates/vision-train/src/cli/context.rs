@@ -1,0 +1,130 @@
+//! What the flags mean.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use vision_datasets::DataRoot;
+use vision_weights::StateDict;
+
+use super::args::Common;
+use super::logging;
+use crate::checkpoint::{find, read_trainer, weight_file};
+use crate::config::{ConfigSource, Resolved, load};
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::recipe::RecipeConfig;
+use crate::system;
+
+/// Everything a verb needs: the flags, and what was made of them.
+pub struct CliContext {
+    /// The flags as given.
+    pub common: Common,
+    /// Device, threads, run folder (`--out`, or `runs/NAME`).
+    pub ctx: Context,
+    /// Prepared data sets.
+    pub data: DataRoot,
+    /// The arguments of the process.
+    pub command_line: Vec<String>,
+    name: &'static str,
+}
+
+impl CliContext {
+    pub(super) fn new(name: &'static str, common: Common, command_line: Vec<String>) -> Result<Self> {
+        let device = device(&common.device)?;
+        let threads = match common.threads {
+            None => rayon::current_num_threads(),
+            Some(0) => return Err(Error::Usage("--threads: must be at least 1".to_owned())),
+            Some(threads) => system::set_threads(threads)?,
+        };
+        let out = common.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(name));
+        let mut ctx = Context::new(device, out)
+            .with_workers(common.workers.unwrap_or(0))
+            .with_skip_broken(common.skip_broken);
+        ctx.threads = threads;
+        let data = DataRoot { dir: common.data.clone() };
+        Ok(Self { common, ctx, data, command_line, name })
+    }
+
+    /// The configuration: `--config`, else that of `--weights`, else the defaults; with `--set`, `--seed`
+    /// and `--workers` on top.
+    ///
+    /// # Errors
+    /// As [`load`], or if the weights belong to another system.
+    pub fn config<C: RecipeConfig>(&self) -> Result<Resolved<C>> {
+        let source = match (&self.common.config, &self.common.weights) {
+            (Some(argument), _) => ConfigSource::from_argument(argument),
+            (None, Some(weights)) => self.stored_config(weights)?.unwrap_or(ConfigSource::Default),
+            (None, None) => ConfigSource::Default,
+        };
+        self.config_from(&source)
+    }
+
+    pub(super) fn config_from<C: RecipeConfig>(&self, source: &ConfigSource) -> Result<Resolved<C>> {
+        let mut overrides = self.common.set.clone();
+        overrides.extend(self.common.seed.map(|seed| format!("run.seed={seed}")));
+        overrides.extend(self.common.workers.map(|workers| format!("run.workers={workers}")));
+        load(source, &overrides)
+    }
+
+    /// The configuration kept with weights, if there is one.
+    fn stored_config(&self, weights: &Path) -> Result<Option<ConfigSource>> {
+        let name = weights.display().to_string();
+        let (recipe, toml) = if weights.is_file() && weights.extension().is_some() {
+            let file = vision_weights::open(weights)?;
+            let metadata = file.metadata();
+            (metadata.get("recipe").cloned(), metadata.get("config").cloned())
+        } else {
+            let trainer = read_trainer(&find(weights)?)?;
+            (Some(trainer.recipe), Some(trainer.config))
+        };
+        if let Some(recipe) = recipe
+            && recipe != self.name
+        {
+            return Err(Error::Usage(format!("{name}: weights of `{recipe}`, not of `{}`", self.name)));
+        }
+        Ok(toml.map(|toml| ConfigSource::Text { name, toml }))
+    }
+
+    /// The weights of `--weights`, if it was given.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn weights(&self) -> Result<Option<StateDict>> {
+        match &self.common.weights {
+            None => Ok(None),
+            Some(path) => Ok(Some(vision_weights::open(weight_file(path)?)?.state_dict()?)),
+        }
+    }
+
+    /// The file of `--weights`, or an error that asks for it.
+    ///
+    /// # Errors
+    /// If the flag was not given or nothing is there.
+    pub fn weight_file(&self) -> Result<PathBuf> {
+        match &self.common.weights {
+            None => Err(Error::Usage("--weights is needed: a file, a checkpoint or a run folder".to_owned())),
+            Some(path) => weight_file(path),
+        }
+    }
+
+    /// Prints a line to stdout unless `--quiet`.
+    pub fn say(&self, text: impl std::fmt::Display) {
+        if !self.common.quiet {
+            println!("{text}");
+        }
+    }
+
+    pub(super) fn start_logging(&self, run_log: Option<&Path>) -> Result<()> {
+        logging::start(&self.common, run_log)
+    }
+}
+
+fn device(name: &str) -> Result<Device> {
+    match name {
+        "cpu" => Ok(Device::Cpu),
+        name if name == "cuda" || name.starts_with("cuda:") => {
+            Err(Error::Usage(format!("--device {name}: this build has no CUDA support; use --device cpu")))
+        }
+        name => Err(Error::Usage(format!("--device {name}: unknown device; known: cpu"))),
+    }
+}

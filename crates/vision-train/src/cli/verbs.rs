@@ -1,0 +1,212 @@
+//! What the common verbs do.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use vision_core::params::ParamStore;
+use vision_core::rng::Key;
+use vision_datasets::Split;
+use vision_eval::Value;
+use vision_weights::StateDict;
+
+use super::args::{EvalArgs, InfoArgs, TrainArgs};
+use super::context::CliContext;
+use super::{PaperCli, terminal_progress};
+use crate::checkpoint::{Checkpoint, find};
+use crate::config::{Check, ConfigSource, Resolved, check_expectations};
+use crate::error::{Error, Result};
+use crate::recipe::RecipeConfig;
+use crate::report::{Page, write_report};
+use crate::run_folder::RunFolder;
+use crate::system;
+use crate::trainer::{Trainer, model_metadata, on_big_stack};
+
+pub(super) fn train<R: PaperCli>(mut cli: CliContext, args: TrainArgs) -> Result<()> {
+    let folder = RunFolder::new(&cli.ctx.out);
+    // A resumed run has its configuration with it.
+    let resolved: Resolved<R::Config> =
+        if args.resume && cli.common.config.is_none() && folder.config().is_file() {
+            cli.config_from(&ConfigSource::Path(folder.config()))?
+        } else {
+            cli.config()?
+        };
+    cli.ctx.workers = resolved.config.run().workers;
+    let weights = cli.weights()?;
+    cli.start_logging(Some(&folder.log()))?;
+    let outcome = Trainer::<R>::new(&resolved, &cli.data, &cli.ctx)
+        .resume(args.resume)
+        .allow_change(args.allow_change)
+        .weights(weights)
+        .command_line(cli.command_line.clone())
+        .progress(terminal_progress(cli.common.quiet))
+        .run()?;
+    cli.say(format_args!("trained {} steps, {} epochs", outcome.step, outcome.epoch));
+    for (name, value) in &outcome.values {
+        cli.say(format_args!("{name:<24} {value:>12.4}"));
+    }
+    cli.say(format_args!("checkpoint {}", outcome.checkpoint.display()));
+    cli.say(format_args!("report     {}", outcome.report.display()));
+    if args.no_expect { Ok(()) } else { judge(&cli, &outcome.checks) }
+}
+
+pub(super) fn eval<R: PaperCli>(cli: &CliContext, args: &EvalArgs) -> Result<()> {
+    cli.weight_file()?;
+    let resolved: Resolved<R::Config> = cli.config()?;
+    cli.start_logging(None)?;
+    let mut ctx = cli.ctx.clone();
+    ctx.workers = resolved.config.run().workers;
+    let split = match args.split.as_deref() {
+        Some("train") => Split::Train,
+        Some("val") => Split::Val,
+        Some(_) => Split::Test,
+        None => R::eval_split(&resolved.config),
+    };
+    let checks = on_big_stack(|| {
+        let (mut recipe, params) = build::<R>(cli, &resolved)?;
+        load_weights(cli, &params)?;
+        if let Some(checkpoint) = checkpoint(cli)? {
+            recipe.restore(&checkpoint.state)?;
+        }
+        let report = recipe.evaluate(&resolved.config, &cli.data, split, &ctx)?;
+        print_values(cli, &report.values);
+        let checks = check_expectations(&resolved.expect, |name: &str| report.get(name));
+        if let Some(out) = &cli.common.out {
+            let folder = RunFolder::new(out);
+            folder.create()?;
+            write_report(&report, &folder.eval(), &format!("eval-{split}"), 0, 0)?;
+            let page = Page {
+                title: format!("{} evaluation", R::NAME),
+                subtitle: format!("{} on {split}", resolved.source),
+                checks: &checks,
+                report: Some(&report),
+                facts: facts(cli),
+                config: &resolved.toml,
+                ..Page::default()
+            };
+            page.write(&folder.report())?;
+            cli.say(format_args!("report {}", folder.report().display()));
+        }
+        Ok(checks)
+    })?;
+    if args.no_expect { Ok(()) } else { judge(cli, &checks) }
+}
+
+pub(super) fn export<R: PaperCli>(cli: &CliContext) -> Result<()> {
+    let source = cli.weight_file()?;
+    let resolved: Resolved<R::Config> = cli.config()?;
+    cli.start_logging(None)?;
+    let (_, params) = build::<R>(cli, &resolved)?;
+    let weights = load_weights(cli, &params)?;
+    let step = weights.metadata.get("step").and_then(|step| step.parse().ok()).unwrap_or(0);
+    let mut model = params.state_dict()?;
+    model.metadata.extend(model_metadata(R::NAME, &resolved.toml, step));
+    model
+        .metadata
+        .extend(system::versions().into_iter().map(|(name, version)| (format!("version.{name}"), version)));
+    let target = match &cli.common.out {
+        Some(out) if out.extension().is_some_and(|extension| extension == "safetensors") => out.clone(),
+        Some(out) => out.join("model.safetensors"),
+        None => PathBuf::from(format!("{}.safetensors", R::NAME)),
+    };
+    if let Some(parent) = target.parent() {
+        std::fs::create_dir_all(parent).map_err(|error| Error::io(parent, error))?;
+    }
+    model.save(&target)?;
+    cli.say(format_args!("{} -> {}", source.display(), target.display()));
+    Ok(())
+}
+
+pub(super) fn info<R: PaperCli>(cli: &CliContext, args: &InfoArgs) -> Result<()> {
+    let resolved: Resolved<R::Config> = cli.config()?;
+    cli.start_logging(None)?;
+    let (_, params) = build::<R>(cli, &resolved)?;
+    let presets: Vec<&str> = R::Config::presets().iter().map(|(name, _)| *name).collect();
+    if args.json {
+        let config: toml::Table = resolved.toml.parse().map_err(|error: toml::de::Error| Error::Format {
+            what: "configuration".to_owned(),
+            problem: error.to_string(),
+        })?;
+        let info = json!({
+            "name": R::NAME,
+            "about": R::ABOUT,
+            "parameters": params.num_parameters(),
+            "trainable": params.trainable().iter().map(|(_, var)| var.elem_count()).sum::<usize>(),
+            "presets": presets,
+            "source": resolved.source,
+            "config": config,
+            "device": system::device_name(&cli.ctx.device),
+            "threads": cli.ctx.threads,
+            "platform": system::platform(),
+            "version": R::VERSION,
+            "versions": system::versions(),
+        });
+        println!("{info:#}");
+        return Ok(());
+    }
+    println!("{} {}: {}", R::NAME, R::VERSION, R::ABOUT);
+    println!("presets     {}", presets.join(", "));
+    println!("parameters  {}", params.num_parameters());
+    println!("device      {}, {} threads", system::device_name(&cli.ctx.device), cli.ctx.threads);
+    println!("platform    {}", system::platform());
+    for (name, version) in system::versions() {
+        println!("{name:<11} {version}");
+    }
+    println!("\n# {}\n{}", resolved.source, resolved.toml);
+    Ok(())
+}
+
+fn build<R: PaperCli>(cli: &CliContext, resolved: &Resolved<R::Config>) -> Result<(R, ParamStore)> {
+    let key = Key::new(resolved.config.run().seed).fold("init");
+    let params = ParamStore::new(key, cli.ctx.dtype, &cli.ctx.device);
+    let recipe = R::build(&resolved.config, &params, &cli.ctx)?;
+    Ok((recipe, params))
+}
+
+/// Loads `--weights`. Only the batch counters, which files of other programs lack, may be missing.
+fn load_weights(cli: &CliContext, params: &ParamStore) -> Result<StateDict> {
+    let weights = vision_weights::open(cli.weight_file()?)?.state_dict()?;
+    params.load(&weights)?.allow_missing_suffix("num_batches_tracked").check()?;
+    Ok(weights)
+}
+
+/// The checkpoint behind `--weights`, if it is one and not a bare weight file.
+fn checkpoint(cli: &CliContext) -> Result<Option<Checkpoint>> {
+    match cli.common.weights.as_deref() {
+        Some(path) if path.is_dir() || !has_extension(path) => Checkpoint::read(&find(path)?).map(Some),
+        _ => Ok(None),
+    }
+}
+
+fn has_extension(path: &Path) -> bool {
+    path.extension().is_some()
+}
+
+fn print_values(cli: &CliContext, values: &[Value]) {
+    for value in values {
+        cli.say(format_args!("{:<24} {:>12.4}   ({} samples)", value.name, value.value, value.count));
+    }
+}
+
+fn facts(cli: &CliContext) -> Vec<(String, String)> {
+    let mut facts = vec![
+        ("Command".to_owned(), cli.command_line.join(" ")),
+        ("Platform".to_owned(), system::platform()),
+        ("Device".to_owned(), system::device_name(&cli.ctx.device)),
+        ("Threads".to_owned(), cli.ctx.threads.to_string()),
+    ];
+    facts.extend(system::versions());
+    facts
+}
+
+/// Prints expectations beside what was found; missing one is an error.
+fn judge(cli: &CliContext, checks: &[Check]) -> Result<()> {
+    if checks.is_empty() {
+        return Ok(());
+    }
+    cli.say(format_args!("\n{:<24} {:>12}   {:<20} result", "expected", "value", "bound"));
+    for check in checks {
+        cli.say(check);
+    }
+    let missed = checks.iter().filter(|check| !check.ok).count();
+    if missed == 0 { Ok(()) } else { Err(Error::ExpectationMissed { missed, total: checks.len() }) }
+}

@@ -1,0 +1,197 @@
+//! Evaluations during a run and the page that shows them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use vision_eval::Value;
+
+use super::Outcome;
+use super::session::Session;
+use crate::config::{Check, check_expectations};
+use crate::error::{Error, Result};
+use crate::recipe::Recipe;
+use crate::report::{Page, Series, read_values, write_report};
+use crate::run_folder::{RunFolder, read_text};
+use crate::sinks::Row;
+
+impl<R: Recipe> Session<'_, R> {
+    /// `epoch-N` after N whole epochs, `step-N` if the run ends within one.
+    fn stem(&self) -> String {
+        if self.position.batch == 0 {
+            format!("epoch-{}", self.position.epoch)
+        } else {
+            format!("step-{}", self.position.step)
+        }
+    }
+
+    fn eval_path(&self) -> PathBuf {
+        self.folder.eval().join(format!("{}.json", self.stem()))
+    }
+
+    /// Whether the current position was evaluated, now or before a restart.
+    pub(super) fn evaluated(&self) -> bool {
+        self.eval_path().exists()
+    }
+
+    /// Measures the model and writes numbers, pictures and the report page.
+    pub(super) fn evaluate(&mut self) -> Result<()> {
+        let cfg = &self.resolved.config;
+        let split = R::eval_split(cfg);
+        let (step, epoch) = (self.position.step, self.position.epoch);
+        self.progress.message(&format!("evaluating at step {step} (epoch {epoch}) on {split}"));
+        let start = Instant::now();
+        let report = self.recipe.evaluate(cfg, self.data, split, self.ctx)?;
+        let seconds = start.elapsed().as_secs_f64();
+
+        let split_name = split.to_string();
+        let mut rows: Vec<(&str, String, f64)> = report
+            .values
+            .iter()
+            .map(|value| (split_name.as_str(), value.name.clone(), value.value))
+            .collect();
+        rows.push((split_name.as_str(), "evaluation_seconds".to_owned(), seconds));
+        self.log(epoch, rows)?;
+        for picture in &report.pictures {
+            let png = vision_image::encode_png(&picture.image)?;
+            let tag = format!("{split}/{}", picture.name);
+            self.events.image(step, &tag, picture.image.width(), picture.image.height(), &png)?;
+        }
+        self.choose_best(&report.values)?;
+        let summary: Vec<String> =
+            report.values.iter().map(|value| format!("{} {:.4}", value.name, value.value)).collect();
+        self.progress.message(&format!("{} ({seconds:.1} s)", summary.join("  ")));
+        tracing::info!(step, epoch, split = %split, values = summary.join(", "), "evaluation");
+        self.report = Some(report);
+        self.write_page(&[])?;
+        // Last, because its existence says that the evaluation is done.
+        if let Some(report) = &self.report {
+            write_report(report, &self.folder.eval(), &self.stem(), step, epoch)?;
+        }
+        Ok(())
+    }
+
+    /// Points `best` at the current checkpoint if it beats the one `best` names.
+    fn choose_best(&mut self, values: &[Value]) -> Result<()> {
+        let chosen = match &self.config().best_metric {
+            None => values.iter().find(|value| value.higher_is_better.is_some()),
+            Some(name) => {
+                let found = values.iter().find(|value| value.name == *name);
+                if found.is_none() {
+                    let names: Vec<&str> = values.iter().map(|value| value.name.as_str()).collect();
+                    return Err(Error::config(
+                        &self.resolved.source,
+                        "run.best_metric",
+                        format!("the evaluation has no `{name}`; it has {}", names.join(", ")),
+                    ));
+                }
+                found
+            }
+        };
+        let Some(value) = chosen.filter(|value| value.value.is_finite()) else { return Ok(()) };
+        let higher = value.higher_is_better.unwrap_or(true);
+        let better = match self.store.best()? {
+            Some(best) if best.metric.as_deref() == Some(&value.name) => {
+                best.value.is_none_or(|old| if higher { value.value > old } else { value.value < old })
+            }
+            _ => true,
+        };
+        if better {
+            let checkpoint = self.save()?;
+            self.store.mark_best(&checkpoint, &value.name, value.value)?;
+        }
+        Ok(())
+    }
+
+    fn write_page(&self, checks: &[Check]) -> Result<()> {
+        let page = Page {
+            title: format!("{} training run", R::NAME),
+            subtitle: format!(
+                "{}: step {}, epoch {} of {}",
+                self.resolved.source,
+                self.position.step,
+                self.position.epoch,
+                self.config().epochs
+            ),
+            checks,
+            report: self.report.as_ref(),
+            curves: curves(self.metrics.rows()),
+            facts: self.facts.clone(),
+            config: &self.resolved.toml,
+        };
+        page.write(&self.folder.report())
+    }
+
+    /// Checks what was expected and closes the run.
+    pub(super) fn outcome(&mut self) -> Result<Outcome> {
+        let checkpoint = self.save()?;
+        let values = read_values(&self.eval_path())?;
+        let checks = check_expectations(&self.resolved.expect, |name: &str| values.get(name).copied());
+        // A run that was finished already has its page.
+        if self.report.is_some() {
+            self.write_page(&checks)?;
+        }
+        Ok(Outcome {
+            step: self.position.step,
+            epoch: self.position.epoch,
+            samples: self.position.samples,
+            values,
+            checks,
+            checkpoint,
+            report: self.folder.report(),
+        })
+    }
+}
+
+/// Removes evaluations that the checkpoint at `step` does not know (all of them for a new run), and returns
+/// the steps of those that stay.
+pub(super) fn kept_evaluations(folder: &RunFolder, step: Option<u64>) -> Result<BTreeSet<u64>> {
+    #[derive(serde::Deserialize)]
+    struct Saved {
+        step: u64,
+    }
+    let eval = folder.eval();
+    let failed = |error| Error::io(&eval, error);
+    let mut kept = BTreeSet::new();
+    for entry in fs::read_dir(&eval).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        let saved: Saved = serde_json::from_str(&read_text(&path)?).map_err(|error| Error::Format {
+            what: path.display().to_string(),
+            problem: error.to_string(),
+        })?;
+        if step.is_some_and(|step| saved.step <= step) {
+            kept.insert(saved.step);
+        } else {
+            fs::remove_file(&path).map_err(|error| Error::io(&path, error))?;
+        }
+    }
+    Ok(kept)
+}
+
+/// One plot per number: losses first, then evaluations, then the machine's.
+fn curves(rows: &[Row]) -> Vec<Series> {
+    let mut lines: BTreeMap<(u8, &str, &str), Vec<(f64, f64)>> = BTreeMap::new();
+    for row in rows {
+        let Some(value) = row.value else { continue };
+        let rank = match (row.split.as_str(), row.name.as_str()) {
+            ("train", "lr") => 2,
+            ("train", _) => 0,
+            ("system", _) | (_, "evaluation_seconds") => 3,
+            _ => 1,
+        };
+        lines.entry((rank, &row.split, &row.name)).or_default().push((row.step as f64, value));
+    }
+    lines
+        .into_iter()
+        .map(|((_, split, name), points)| Series {
+            title: format!("{split}: {name}"),
+            x_label: "step".to_owned(),
+            y_label: name.to_owned(),
+            lines: vec![(name.to_owned(), points)],
+        })
+        .collect()
+}
