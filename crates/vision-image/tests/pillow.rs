@@ -137,12 +137,12 @@ fn files() {
         let name = &case.words[1];
         let got = fixture(name);
         let (largest, mean) = difference(&got, &case.want);
-        // PNG is exact. JPEG decoders may round the inverse transform and the colour conversion differently, and
-        // with halved chroma the interpolation too.
+        // PNG is exact. JPEG decoders round the inverse transform and the colour conversion differently, and where
+        // chroma is halved the interpolation too; the bounds are what was measured, with little to spare.
         let (most, average) = match name.as_str() {
             name if Path::new(name).extension().is_some_and(|end| end == "png") => (0, 0.0),
-            "420.jpg" | "422.jpg" | "progressive.jpg" => (6, 0.5),
-            _ => (3, 0.5),
+            "420.jpg" | "422.jpg" | "progressive.jpg" => (3, 0.4),
+            _ => (2, 0.03),
         };
         assert!(largest <= most && mean <= average, "{name}: {largest} levels, {mean} on average");
         let rgb = open(fixtures().join(name)).unwrap();
