@@ -158,7 +158,7 @@ impl Criterion {
     /// # Errors
     /// If the configuration does not fit the bank.
     pub fn new(config: &LossConfig, rows: usize) -> Result<Self> {
-        let kind = match config.kind {
+        let kind = match config.objective {
             LossKind::Auto if rows <= 100_000 => LossKind::FullSoftmax,
             LossKind::Auto => LossKind::InfoNce,
             other => other,
@@ -166,7 +166,7 @@ impl Criterion {
         if kind == LossKind::Nce && config.z == ZPolicy::FrozenFirstBatch && rows < 20_000 {
             tracing::warn!(
                 rows,
-                "NCE with a frozen Z does not train on small sets; loss.kind = \"full-softmax\" or \
+                "NCE with a frozen Z does not train on small sets; loss.objective = \"full-softmax\" or \
                  \"info-nce\", or loss.z = {{ ema = 0.99 }}, are safer"
             );
         }
@@ -329,14 +329,14 @@ mod tests {
         let index: Vec<u32> = (0..batch as u32).map(|i| i * 190).collect();
         let config = LossConfig {
             temperature: 0.1,
-            kind: LossKind::FullSoftmax,
+            objective: LossKind::FullSoftmax,
             proximal: 0.0,
             ..LossConfig::default()
         };
         let mut softmax = Criterion::new(&config, n).unwrap();
         let loss = scalar(&softmax.loss(&f, &bank, &index, Key::new(0)).unwrap().total);
         assert!((loss - 11.21).abs() < 0.15, "softmax {loss}");
-        let config = LossConfig { kind: LossKind::Nce, ..config };
+        let config = LossConfig { objective: LossKind::Nce, ..config };
         let mut nce = Criterion::new(&config, n).unwrap();
         let loss = scalar(&nce.loss(&f, &bank, &index, Key::new(0)).unwrap().total);
         assert!((loss - 9.71).abs() < 0.2, "nce {loss}");
@@ -350,7 +350,7 @@ mod tests {
         let index = [1u32, 2, 3];
         let run = |z: ZPolicy| {
             let config =
-                LossConfig { kind: LossKind::Nce, z, negatives: 64, proximal: 0.0, ..LossConfig::default() };
+                LossConfig { objective: LossKind::Nce, z, negatives: 64, proximal: 0.0, ..LossConfig::default() };
             let mut criterion = Criterion::new(&config, n).unwrap();
             (0..3u64)
                 .map(|step| {

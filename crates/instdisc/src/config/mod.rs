@@ -113,7 +113,7 @@ pub enum ZPolicy {
 #[serde(deny_unknown_fields, default)]
 pub struct LossConfig {
     /// The objective.
-    pub kind: LossKind,
+    pub objective: LossKind,
     /// `τ` (paper §3.1): 0.07 for ImageNet, 0.1 for CIFAR-10.
     pub temperature: f64,
     /// `m`, rows drawn per sample; for NCE and InfoNCE.
@@ -134,7 +134,7 @@ pub struct LossConfig {
 impl Default for LossConfig {
     fn default() -> Self {
         Self {
-            kind: LossKind::default(),
+            objective: LossKind::default(),
             temperature: 0.07,
             negatives: 4096,
             z: ZPolicy::default(),

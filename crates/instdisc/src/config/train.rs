@@ -8,6 +8,7 @@ use vision_datasets::transforms::{
     RandomResizedCrop, ResizeShortSide, ToPixels,
 };
 use vision_datasets::{SetSpec, Split};
+use vision_image::Filter;
 use vision_train::optim::SgdConfig;
 use vision_train::schedule::{ScheduleConfig, Shape};
 use vision_train::{Problem, RecipeConfig, RunConfig};
@@ -120,7 +121,7 @@ impl Default for DataConfig {
             },
             test: Compose {
                 ops: vec![
-                    ImageOp::ResizeShortSide(ResizeShortSide { size: 256, ..ResizeShortSide::default() }),
+                    ImageOp::ResizeShortSide(ResizeShortSide { size: 256, filter: Filter::Bilinear }),
                     ImageOp::CenterCrop(CenterCrop { width: 224, height: 224 }),
                 ],
             },
@@ -319,9 +320,9 @@ mod tests {
         assert_eq!((released.bank.momentum, released.loss.proximal), (0.5, 0.0));
         assert_eq!(released.bank.init, BankInit::Uniform);
         let cifar = preset("cifar10");
-        assert_eq!(cifar.loss.kind, LossKind::FullSoftmax);
+        assert_eq!(cifar.loss.objective, LossKind::FullSoftmax);
         assert_eq!((cifar.loss.temperature, cifar.sgd.weight_decay, cifar.data.batch_size), (0.1, 5e-4, 128));
-        assert_eq!(preset("cifar10-nce").loss.kind, LossKind::Nce);
+        assert_eq!(preset("cifar10-nce").loss.objective, LossKind::Nce);
         assert_eq!(preset("cifar10-nce").model, cifar.model);
         assert_eq!(preset("imagenet-2020").loss.negatives, 65_536);
     }

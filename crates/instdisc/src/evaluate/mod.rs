@@ -10,7 +10,7 @@ use vision_core::params::ParamStore;
 use vision_core::rng::Key;
 use vision_datasets::{DataRoot, Split};
 use vision_eval::{Unit, Value};
-use vision_train::{Context, Picture, Report, Table};
+use vision_train::{Context, Report};
 
 pub use features::{Features, embed, raw_pixels};
 pub use metrics::{Retrieval, cross_view, knn};
