@@ -31,7 +31,7 @@ impl FeatureMap {
         if tensor.rank() != 4 {
             return Err(Error::shape("FeatureMap::from_nhwc", "(N, H, W, C)", tensor.dims()));
         }
-        Ok(Self(tensor.contiguous()?))
+        Ok(Self(if tensor.is_contiguous() { tensor } else { tensor.contiguous()? }))
     }
 
     /// The map as a contiguous `(N, C, H, W)` tensor.

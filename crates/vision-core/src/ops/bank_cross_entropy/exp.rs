@@ -23,7 +23,7 @@ impl Score for f32 {
         // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
         const ROUND: f32 = 12_582_912.;
         // ln 2 in two parts; products of the first with small integers are exact.
-        const LN_2_HIGH: f32 = 0.693_359_375;
+        const LN_2_HIGH: f32 = 355. / 512.;
         const LN_2_LOW: f32 = -2.121_944_4e-4;
         let shifted = self * std::f32::consts::LOG2_E + ROUND;
         let n = shifted - ROUND;
