@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 /// A stream of random numbers that belongs to one sample of one epoch.
 ///
-/// ChaCha with 8 rounds, keyed by a hash of (seed, epoch, index). The stream does not depend on the
+/// `ChaCha8`, keyed by a hash of (seed, epoch, index). The stream does not depend on the
 /// worker that draws from it, on the order of samples, or on the machine, and its values are fixed:
 /// changing them would change every trained model, so tests pin them.
 #[derive(Debug, Clone)]

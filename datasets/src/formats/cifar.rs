@@ -136,7 +136,7 @@ struct Parts {
 impl Parts {
     fn add(&mut self, bytes: &[u8], path: &Path) -> Result<()> {
         let record = self.kind.record();
-        if bytes.is_empty() || bytes.len() % record != 0 {
+        if bytes.is_empty() || !bytes.len().is_multiple_of(record) {
             return Err(Error::Length {
                 path: path.to_owned(),
                 expected: format!(

@@ -124,7 +124,7 @@ impl IdxDataset {
         let images = IdxArray::open(images_path)?;
         let labels = IdxArray::open(labels_path)?;
         let name = images_path.file_name().unwrap_or(images_path.as_os_str()).to_string_lossy().into_owned();
-        Self::from_arrays(&name, images, images_path, labels, labels_path)
+        Self::from_arrays(&name, images, images_path, &labels, labels_path)
     }
 
     /// The same from arrays in memory; the paths are only used in messages.
@@ -135,7 +135,7 @@ impl IdxDataset {
         name: &str,
         images: IdxArray,
         images_path: &Path,
-        labels: IdxArray,
+        labels: &IdxArray,
         labels_path: &Path,
     ) -> Result<Self> {
         let dims =
