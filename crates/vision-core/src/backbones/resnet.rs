@@ -244,6 +244,7 @@ impl ResNetClassifier {
     ///
     /// # Errors
     /// As [`ResNet::new`].
+    #[allow(clippy::needless_pass_by_value, reason = "builders are passed by value throughout candle")]
     pub fn new(config: &ResNetConfig, num_classes: usize, vb: VarBuilder<'_>) -> Result<Self> {
         let backbone = ResNet::new(config, vb.clone())?;
         let fc = Linear::new(backbone.out_channels(), num_classes, true, vb.pp("fc"))?;

@@ -51,7 +51,7 @@ fn output_size(size: usize, kernel: usize, padding: usize, dilation: usize, stri
     let padded = padding.checked_mul(2).and_then(|p| p.checked_add(size));
     let extent = (kernel - 1).checked_mul(dilation).and_then(|e| e.checked_add(1));
     match (padded, extent) {
-        (Some(padded), Some(extent)) if extent <= padded && padded <= isize::MAX as usize => {
+        (Some(padded), Some(extent)) if extent <= padded && isize::try_from(padded).is_ok() => {
             Ok((padded - extent) / stride + 1)
         }
         _ => Err(Error::argument(

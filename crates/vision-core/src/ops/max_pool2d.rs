@@ -151,10 +151,8 @@ impl MaxPool {
             let (x0, columns) = self.taps(1, x);
             out.fill(T::NEG_INFINITY);
             let mut argmax = argmax.as_deref_mut().map(|a| &mut a[x * c..(x + 1) * c]);
-            if rows > 0 && columns > 0 {
-                if let Some(argmax) = &mut argmax {
-                    argmax.fill((y0 * self.input[1] + x0) as u32);
-                }
+            if let (Some(argmax), true) = (&mut argmax, rows > 0 && columns > 0) {
+                argmax.fill((y0 * self.input[1] + x0) as u32);
             }
             for tap in 0..rows * columns {
                 let pixel = (y0 + tap / columns * dy) * self.input[1] + x0 + tap % columns * dx;
@@ -335,7 +333,7 @@ mod tests {
                 ceil_mode: true,
             },
         ] {
-            gradcheck(|t| max_pool2d(&t[0], &args), &[x.clone()], 1e-3, 1e-8).unwrap();
+            gradcheck(|t| max_pool2d(&t[0], &args), std::slice::from_ref(&x), 1e-3, 1e-8).unwrap();
         }
     }
 

@@ -1,5 +1,7 @@
 //! Shared plumbing of the operations: slices of tensors, typed dispatch, checks.
 
+use std::cell::Cell;
+
 use candle_core::{CpuStorage, DType, Layout, Storage, Tensor, WithDType};
 use rayon::prelude::*;
 
@@ -24,6 +26,10 @@ pub(crate) trait Float: WithDType + Default + std::ops::Neg<Output = Self> {
     fn ln_1p(self) -> Self;
     /// Absolute value.
     fn abs(self) -> Self;
+    /// Calls `work` with a buffer that this thread keeps, of any length and content.
+    ///
+    /// Blocks of a kernel reuse their memory this way instead of asking the system for fresh pages.
+    fn with_scratch<R>(work: impl FnOnce(&mut Vec<Self>) -> R) -> R;
 }
 
 macro_rules! impl_float {
@@ -44,6 +50,16 @@ macro_rules! impl_float {
             }
             fn abs(self) -> Self {
                 $type::abs(self)
+            }
+            fn with_scratch<R>(work: impl FnOnce(&mut Vec<Self>) -> R) -> R {
+                thread_local! {
+                    static SCRATCH: Cell<Vec<$type>> = const { Cell::new(Vec::new()) };
+                }
+                // Taken out, so that a nested call gets a buffer of its own.
+                let mut buffer = SCRATCH.take();
+                let result = work(&mut buffer);
+                SCRATCH.set(buffer);
+                result
             }
         }
     };
@@ -179,4 +195,26 @@ pub(crate) fn add_up(parts: Vec<Vec<f64>>, len: usize) -> Vec<f64> {
         }
         sum
     })
+}
+
+/// Runs `work` compiled for AVX2 where the processor has it.
+///
+/// For loops over slices that the compiler turns into vector code. Nothing is contracted or reordered, so
+/// the result is the same bit for bit.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "the closure must end up inside the function with the feature")]
+pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2")]
+        fn with_avx2<R>(work: impl FnOnce() -> R) -> R {
+            work()
+        }
+        if is_x86_feature_detected!("avx2") {
+            #[allow(unsafe_code, reason = "calls code that needs a feature of the processor")]
+            // SAFETY: the feature was detected on the line above.
+            return unsafe { with_avx2(work) };
+        }
+    }
+    work()
 }

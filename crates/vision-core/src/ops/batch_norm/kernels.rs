@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use crate::ops::support::{Float, add_up, chunk_rows};
+use crate::ops::support::{Float, add_up, chunk_rows, vectorised};
 
 /// Mean and standard deviation of each channel, as normalisation uses them.
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ fn repeats(channels: usize) -> usize {
 }
 
 /// `values` in the element type of the kernel, repeated.
-fn wide<T: Float>(values: impl ExactSizeIterator<Item = f64>) -> Vec<T> {
+fn wide<T: Float>(values: impl Iterator<Item = f64>) -> Vec<T> {
     let values: Vec<T> = values.map(T::from_f64).collect();
     values.repeat(repeats(values.len()))
 }
@@ -61,15 +61,17 @@ pub(super) fn moments<T: Float>(input: &[T], channels: usize, eps: f64) -> Momen
         .map(|chunk| {
             let mut sums = vec![0.0; 2 * row];
             let (first, second) = sums.split_at_mut(row);
-            for pixels in chunk.chunks(row) {
-                for (((&x, &o), first), second) in
-                    pixels.iter().zip(&origin_wide).zip(first.iter_mut()).zip(second.iter_mut())
-                {
-                    let d = x.to_f64() - o;
-                    *first += d;
-                    *second += d * d;
+            vectorised(|| {
+                for pixels in chunk.chunks(row) {
+                    for (((&x, &o), first), second) in
+                        pixels.iter().zip(&origin_wide).zip(first.iter_mut()).zip(second.iter_mut())
+                    {
+                        let d = x.to_f64() - o;
+                        *first += d;
+                        *second += d * d;
+                    }
                 }
-            }
+            });
             sums
         })
         .collect();
@@ -111,23 +113,25 @@ pub(super) fn normalise<T: Float>(
         let from = index * chunk;
         let input = &input[from..from + out.len()];
         let residual = residual.map(|r| &r[from..from + out.len()]);
-        for (i, out) in out.chunks_mut(row).enumerate() {
-            let at = i * row..i * row + out.len();
-            let parameters = mean.iter().zip(&scale).zip(&bias);
-            for ((out, &x), ((&m, &s), &b)) in out.iter_mut().zip(&input[at.clone()]).zip(parameters) {
-                *out = (x - m) * s + b;
-            }
-            if let Some(residual) = residual {
-                for (out, &r) in out.iter_mut().zip(&residual[at]) {
-                    *out += r;
+        vectorised(|| {
+            for (i, out) in out.chunks_mut(row).enumerate() {
+                let at = i * row..i * row + out.len();
+                let parameters = mean.iter().zip(&scale).zip(&bias);
+                for ((out, &x), ((&m, &s), &b)) in out.iter_mut().zip(&input[at.clone()]).zip(parameters) {
+                    *out = (x - m) * s + b;
+                }
+                if let Some(residual) = residual {
+                    for (out, &r) in out.iter_mut().zip(&residual[at]) {
+                        *out += r;
+                    }
+                }
+                if relu {
+                    for out in out {
+                        *out = if *out <= T::ZERO { T::ZERO } else { *out };
+                    }
                 }
             }
-            if relu {
-                for out in out {
-                    *out = if *out <= T::ZERO { T::ZERO } else { *out };
-                }
-            }
-        }
+        });
     });
     out
 }
@@ -149,6 +153,8 @@ impl<T: Float> Backward<'_, T> {
     }
 
     /// The gradient behind ReLU, for elements `from..from + out.len()`.
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "its loop must be compiled with the caller's features")]
     fn masked(&self, from: usize, out: &mut [T]) {
         let grad = &self.grad[from..from + out.len()];
         match self.output {
@@ -168,7 +174,7 @@ impl<T: Float> Backward<'_, T> {
             return out;
         }
         let chunk = chunk_len(out.len(), self.channels());
-        out.par_chunks_mut(chunk).enumerate().for_each(|(i, out)| self.masked(i * chunk, out));
+        out.par_chunks_mut(chunk).enumerate().for_each(|(i, out)| vectorised(|| self.masked(i * chunk, out)));
         out
     }
 
@@ -189,21 +195,23 @@ impl<T: Float> Backward<'_, T> {
                 let mut sums = vec![0.0; 2 * row];
                 let (scaled, plain) = sums.split_at_mut(row);
                 let mut masked = vec![T::ZERO; row];
-                for (i, input) in input.chunks(row).enumerate() {
-                    let masked = &mut masked[..input.len()];
-                    self.masked(index * chunk + i * row, masked);
-                    for ((((&x, &g), &m), scaled), plain) in input
-                        .iter()
-                        .zip(masked.iter())
-                        .zip(&mean)
-                        .zip(scaled.iter_mut())
-                        .zip(plain.iter_mut())
-                    {
-                        let g = g.to_f64();
-                        *scaled += g * (x.to_f64() - m);
-                        *plain += g;
+                vectorised(|| {
+                    for (i, input) in input.chunks(row).enumerate() {
+                        let masked = &mut masked[..input.len()];
+                        self.masked(index * chunk + i * row, masked);
+                        for ((((&x, &g), &m), scaled), plain) in input
+                            .iter()
+                            .zip(masked.iter())
+                            .zip(&mean)
+                            .zip(scaled.iter_mut())
+                            .zip(plain.iter_mut())
+                        {
+                            let g = g.to_f64();
+                            *scaled += g * (x.to_f64() - m);
+                            *plain += g;
+                        }
                     }
-                }
+                });
                 sums
             })
             .collect();
@@ -231,40 +239,36 @@ impl<T: Float> Backward<'_, T> {
         let mean: Vec<T> = wide(self.moments.mean.iter().copied());
         let corrections = through_moments.map(|gradients| {
             let (dw, db) = gradients.split_at(channels);
-            let slope: Vec<T> = wide(
-                scale()
-                    .zip(inv_std.iter().zip(dw))
-                    .map(|(s, (i, dw))| -s * i * dw / count)
-                    .collect::<Vec<_>>()
-                    .into_iter(),
-            );
-            let constant: Vec<T> =
-                wide(scale().zip(db).map(|(s, db)| -s * db / count).collect::<Vec<_>>().into_iter());
+            let slope = scale().zip(inv_std.iter().zip(dw)).map(|(s, (i, dw))| -s * i * dw / count);
+            let slope: Vec<T> = wide(slope);
+            let constant: Vec<T> = wide(scale().zip(db).map(|(s, db)| -s * db / count));
             (slope, constant)
         });
         let row = scale_wide.len();
         let chunk = chunk_len(out.len(), channels);
         out.par_chunks_mut(chunk).enumerate().for_each(|(index, out)| {
-            for (i, out) in out.chunks_mut(row).enumerate() {
-                let from = index * chunk + i * row;
-                self.masked(from, out);
-                match &corrections {
-                    None => {
-                        for (out, &s) in out.iter_mut().zip(&scale_wide) {
-                            *out *= s;
+            vectorised(|| {
+                for (i, out) in out.chunks_mut(row).enumerate() {
+                    let from = index * chunk + i * row;
+                    self.masked(from, out);
+                    match &corrections {
+                        None => {
+                            for (out, &s) in out.iter_mut().zip(&scale_wide) {
+                                *out *= s;
+                            }
                         }
-                    }
-                    Some((slope, constant)) => {
-                        let x = self.input[from..from + out.len()].iter().zip(&mean);
-                        let parameters = scale_wide.iter().zip(slope).zip(constant);
-                        for ((out, (&x, &m)), ((&s, &slope), &constant)) in
-                            out.iter_mut().zip(x).zip(parameters)
-                        {
-                            *out = *out * s + (x - m) * slope + constant;
+                        Some((slope, constant)) => {
+                            let x = self.input[from..from + out.len()].iter().zip(&mean);
+                            let parameters = scale_wide.iter().zip(slope).zip(constant);
+                            for ((out, (&x, &m)), ((&s, &slope), &constant)) in
+                                out.iter_mut().zip(x).zip(parameters)
+                            {
+                                *out = *out * s + (x - m) * slope + constant;
+                            }
                         }
                     }
                 }
-            }
+            });
         });
         out
     }

@@ -19,14 +19,19 @@ fn block_rows(pixels: usize, row_len: usize) -> usize {
     cache.min(pixels.div_ceil(8).max(32)).next_multiple_of(8)
 }
 
+/// Which source pixels the target pixels see.
+struct Windows<'a, T> {
+    source: Source<'a, T>,
+    grid: Grid,
+    taps: &'a [Tap],
+}
+
 /// `out[pixel, group's channels] = window(pixel, group) * weight[group] + bias` for every target pixel.
 ///
 /// `weight` is `(groups, taps * source channels per group, out channels per group)`, `out` is
 /// `(pixels, out_channels)` and is overwritten.
 fn windows_times_weight<T: Float>(
-    source: &Source<'_, T>,
-    grid: &Grid,
-    taps: &[Tap],
+    Windows { source, grid, taps }: &Windows<'_, T>,
     groups: usize,
     weight: &[T],
     bias: Option<&[T]>,
@@ -42,7 +47,7 @@ fn windows_times_weight<T: Float>(
     let direct = grid.is_identity(source, taps);
     let runs = runs(taps);
     let block = block_rows(out.len() / out_channels, row_len);
-    out.par_chunks_mut(block * out_channels).enumerate().for_each_init(Vec::new, |rows, (index, out)| {
+    let multiply_block = |rows: &mut Vec<T>, index: usize, out: &mut [T]| {
         let start = index * block;
         let pixels = out.len() / out_channels;
         if let Some(bias) = bias {
@@ -62,7 +67,10 @@ fn windows_times_weight<T: Float>(
             let b = Matrix::rows(&weight[group * row_len * give..(group + 1) * row_len * give], give);
             multiply([pixels, row_len, give], a, b, &mut out[group * give..], out_channels, bias.is_some());
         }
-    });
+    };
+    out.par_chunks_mut(block * out_channels)
+        .enumerate()
+        .for_each(|(index, out)| T::with_scratch(|rows| multiply_block(rows, index, out)));
 }
 
 /// Weights `(O, C / groups, kh, kw)` as `(groups, taps, C / groups, O / groups)`, or with the last two axes
@@ -136,7 +144,8 @@ pub(super) fn forward<T: Float>(g: &Geometry, input: &[T], weight: &[T], bias: O
     let source = Source { data: input, height: g.input[0], width: g.input[1], channels: g.in_channels };
     let grid = Grid { size: g.output, step: g.args.stride };
     let mut out = vec![T::ZERO; g.batch * grid.area() * g.out_channels];
-    windows_times_weight(&source, &grid, &taps, g.groups(), &packed, bias, &mut out, g.out_channels);
+    let windows = Windows { source, grid, taps: &taps };
+    windows_times_weight(&windows, g.groups(), &packed, bias, &mut out, g.out_channels);
     out
 }
 
@@ -157,7 +166,8 @@ pub(super) fn data_gradient<T: Float>(g: &Geometry, weight: &[T], grad: &[T]) ->
         let mut out = vec![T::ZERO; g.batch * grid.area() * c];
         if !taps.is_empty() {
             let packed = pack(g, &taps, weight, true);
-            windows_times_weight(&source, &grid, &taps, g.groups(), &packed, None, &mut out, c);
+            let windows = Windows { source, grid, taps: &taps };
+            windows_times_weight(&windows, g.groups(), &packed, None, &mut out, c);
         }
         out
     };
@@ -206,7 +216,8 @@ pub(super) fn weight_gradient<T: Float>(g: &Geometry, input: &[T], grad: &[T]) -
     // Large kernels are cut by kernel row as well, so that few partial sums have to be kept.
     let taps_per_part = if out.len() >= 1 << 17 { kw } else { taps.len() };
     let parts: Vec<&[Tap]> = taps.chunks(taps_per_part).collect();
-    let chunks = ((1 << 22) / out.len()).clamp(2, 16).min(pixels.div_ceil(64));
+    // The sums of all chunks together stay below 2 MiB of `f32` unless two chunks are larger already.
+    let chunks = ((1 << 19) / out.len()).clamp(2, 16).min(pixels.div_ceil(64));
     let chunk = pixels.div_ceil(chunks);
     let tasks: Vec<(usize, &[Tap])> =
         (0..pixels).step_by(chunk).flat_map(|start| parts.iter().map(move |part| (start, *part))).collect();
@@ -218,23 +229,24 @@ pub(super) fn weight_gradient<T: Float>(g: &Geometry, input: &[T], grad: &[T]) -
             let end = (start + chunk).min(pixels);
             let block = block_rows(pixels, row_len);
             let mut sum = vec![T::ZERO; g.out_channels * row_len];
-            let mut rows = Vec::new();
-            for from in (start..end).step_by(block) {
-                let len = block.min(end - from);
-                for group in 0..g.groups() {
-                    let a = if direct {
-                        let at = from * source.channels + group * cg;
-                        Matrix::rows(&source.data[at..], source.channels)
-                    } else {
-                        rows.resize(len * row_len, T::ZERO);
-                        grid.collect(&source, &runs, [group * cg, cg], from, row_len, &mut rows);
-                        Matrix::rows(&rows, row_len)
-                    };
-                    let b = Matrix::rows(&grad[from * g.out_channels + group * og..], g.out_channels);
-                    let sum = &mut sum[group * og * row_len..(group + 1) * og * row_len];
-                    multiply([og, len, row_len], b.transposed(), a, sum, row_len, true);
+            T::with_scratch(|rows| {
+                for from in (start..end).step_by(block) {
+                    let len = block.min(end - from);
+                    for group in 0..g.groups() {
+                        let a = if direct {
+                            let at = from * source.channels + group * cg;
+                            Matrix::rows(&source.data[at..], source.channels)
+                        } else {
+                            rows.resize(len * row_len, T::ZERO);
+                            grid.collect(&source, &runs, [group * cg, cg], from, row_len, rows);
+                            Matrix::rows(rows, row_len)
+                        };
+                        let b = Matrix::rows(&grad[from * g.out_channels + group * og..], g.out_channels);
+                        let sum = &mut sum[group * og * row_len..(group + 1) * og * row_len];
+                        multiply([og, len, row_len], b.transposed(), a, sum, row_len, true);
+                    }
                 }
-            }
+            });
             sum
         })
         .collect();
