@@ -23,7 +23,6 @@ use clap::{CommandFactory, FromArgMatches};
 
 pub use args::Common;
 pub use context::CliContext;
-pub use progress::for_terminal as terminal_progress;
 pub use progress::terminal_progress;
 /// [`PaperCli::Own`] of a paper without verbs of its own.
 pub use std::convert::Infallible as NoVerbs;

@@ -10,8 +10,8 @@ use crate::sinks::{Progress, Silent, StepInfo};
 /// A line at least this often where no bar can be drawn.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// A bar on a terminal, lines elsewhere, nothing with `--quiet`.
-pub fn for_terminal(quiet: bool) -> Box<dyn Progress> {
+/// Shows training on stderr: a bar on a terminal, lines elsewhere, nothing if `quiet`.
+pub fn terminal_progress(quiet: bool) -> Box<dyn Progress> {
     if quiet {
         Box::new(Silent)
     } else if std::io::stderr().is_terminal() {

@@ -132,6 +132,20 @@ mod tests {
     }
 
     #[test]
+    fn numbers_survive_a_rewrite_to_the_last_bit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let values = [0.966_666_666_666_666_7, 1.093_507_111_072_540_3, 0.795_803_636_312_484_7];
+        let mut log = MetricLog::open(&path, |_| true).unwrap();
+        log.append(values.iter().map(|value| Row { value: Some(*value), ..row(1) }).collect()).unwrap();
+        log.append(vec![row(9)]).unwrap();
+        let log = MetricLog::open(&path, |row| row.step == 1).unwrap();
+        assert_eq!(log.rows().iter().filter_map(|row| row.value).collect::<Vec<_>>(), values);
+        let again = MetricLog::open(&path, |_| true).unwrap();
+        assert_eq!(again.rows(), log.rows());
+    }
+
+    #[test]
     fn rubbish_in_the_middle_is_an_error_with_its_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");

@@ -20,12 +20,12 @@ use vision_train::schedule::{Schedule, ScheduleConfig};
 use vision_train::*;
 use vision_weights::{Array, StateDict};
 
-pub const CLASSES: usize = 3;
-pub const WIDTH: usize = 6;
+pub(crate) const CLASSES: usize = 3;
+pub(crate) const WIDTH: usize = 6;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct ToyConfig {
+pub(crate) struct ToyConfig {
     pub run: RunConfig,
     pub sgd: SgdConfig,
     pub schedule: ScheduleConfig,
@@ -38,7 +38,7 @@ pub struct ToyConfig {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct ToyData {
+pub(crate) struct ToyData {
     pub samples: usize,
     pub batch_size: usize,
 }
@@ -96,13 +96,13 @@ impl RecipeConfig for ToyConfig {
 }
 
 /// Points around one corner per class.
-pub struct Points {
+pub(crate) struct Points {
     samples: usize,
     offset: u64,
 }
 
 #[derive(Clone)]
-pub struct Point {
+pub(crate) struct Point {
     x: Vec<f32>,
     y: u32,
     index: usize,
@@ -140,9 +140,9 @@ impl Transform<Point> for Noise {
     }
 }
 
-pub type Batch = Vec<Point>;
+pub(crate) type Batch = Vec<Point>;
 
-pub struct Toy {
+pub(crate) struct Toy {
     first: Linear,
     norm: BatchNorm2d,
     second: Linear,
@@ -300,12 +300,12 @@ impl Recipe for Toy {
     }
 }
 
-pub fn resolved(change: impl FnOnce(&mut ToyConfig)) -> config::Resolved<ToyConfig> {
+pub(crate) fn resolved(change: impl FnOnce(&mut ToyConfig)) -> config::Resolved<ToyConfig> {
     let mut config = ToyConfig::default();
     change(&mut config);
     config::Resolved::new(config).unwrap()
 }
 
-pub fn no_data() -> DataRoot {
+pub(crate) fn no_data() -> DataRoot {
     DataRoot { dir: None }
 }
