@@ -153,6 +153,17 @@ pub enum FeatureKind {
     Embedding,
     /// The average-pooled map of the last stage, normalised.
     Pooled,
+    /// The map after the first convolution, pooled to at most 8 x 8, normalised. The paper compares the maps
+    /// of all stages (§4.2, conv1 to conv5).
+    Conv1,
+    /// The same after the first stage of blocks.
+    Layer1,
+    /// The same after the second stage.
+    Layer2,
+    /// The same after the third stage.
+    Layer3,
+    /// The same after the last stage.
+    Layer4,
 }
 
 /// `[eval]`: what is measured.

@@ -1,8 +1,8 @@
 //! One vector per picture of a set.
 
+use candle_core::Tensor;
 use rayon::prelude::*;
-use vision_core::Pass;
-use vision_core::ops;
+use vision_core::{FeatureMap, Pass, ops};
 use vision_image::{Filter, Image, resize};
 use vision_train::Context;
 
@@ -138,9 +138,18 @@ pub fn embed(model: &InstDisc, cfg: &Config, set: &AnySet, ctx: &Context) -> Res
     for batch in loader.epoch(0, 0) {
         let batch = batch?;
         let output = model.forward(&batch.tensor(&ctx.device)?.to_dtype(ctx.dtype)?, &Pass::eval())?;
-        let vectors = match cfg.eval.features {
-            FeatureKind::Embedding => output.embedding,
-            FeatureKind::Pooled => ops::l2_normalize(&output.pooled, 1e-12)?,
+        let stage = match cfg.eval.features {
+            FeatureKind::Embedding | FeatureKind::Pooled => None,
+            FeatureKind::Conv1 => Some(0),
+            FeatureKind::Layer1 => Some(1),
+            FeatureKind::Layer2 => Some(2),
+            FeatureKind::Layer3 => Some(3),
+            FeatureKind::Layer4 => Some(4),
+        };
+        let vectors = match stage.and_then(|stage| output.stages.get(stage)) {
+            Some(map) => ops::l2_normalize(&flat_map(map)?, 1e-12)?,
+            None if cfg.eval.features == FeatureKind::Pooled => ops::l2_normalize(&output.pooled, 1e-12)?,
+            None => output.embedding,
         };
         features.dim = vectors.dims2()?.1;
         features.rows.extend(vectors.to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1::<f32>()?);
@@ -154,10 +163,17 @@ pub fn embed(model: &InstDisc, cfg: &Config, set: &AnySet, ctx: &Context) -> Res
     Ok(features)
 }
 
-/// The pixels themselves as vectors, normalised: the floor any feature has to rise above.
+/// A map pooled to at most 8 x 8 places, as one vector per picture.
+fn flat_map(map: &FeatureMap) -> Result<Tensor> {
+    const SIDE: usize = 8;
+    let (_, height, width, _) = map.dims()?;
+    let pooled = ops::adaptive_avg_pool2d_nhwc(map, [height.min(SIDE), width.min(SIDE)])?;
+    Ok(pooled.nhwc().flatten_from(1)?)
+}
+
+/// The pixels themselves as vectors, values within 0 and 1: the floor any feature has to rise above.
 ///
 /// Pictures keep their own size if all of them share it, else they get the size of the network's input.
-/// With `eval.cross_view` the mean picture is subtracted first.
 ///
 /// # Errors
 /// If a picture cannot be read, or sizes differ and no transform fixes them.
@@ -186,14 +202,8 @@ pub fn raw_pixels(cfg: &Config, set: &AnySet) -> Result<Features> {
         names: samples.iter().map(|s| s.name.clone()).collect(),
         fingerprint: set.fingerprint().to_string(),
     };
-    // A black picture has no direction; give it one that is equally far from everything else.
-    let features = features.with_floor(1e-6);
-    if cfg.eval.cross_view {
-        let mean = features.mean();
-        features.centred(&mean)
-    } else {
-        features.normalised()
-    }
+    // A black picture has no direction; a trace of grey gives it one.
+    Ok(features.with_floor(1e-6))
 }
 
 impl Features {

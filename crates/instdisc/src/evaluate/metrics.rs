@@ -13,12 +13,13 @@ use crate::error::{Error, Result};
 /// Queries searched at a time.
 const BLOCK: usize = 512;
 
-/// Weighted nearest-neighbour classification of `test` by `train`: `{prefix}knn`, `{prefix}knn_top5` with
+/// Weighted nearest-neighbour classification of `test` by `train`, both normalised: `{prefix}knn`, `{prefix}knn_top5` with
 /// `eval.knn_k` neighbours and weights `exp(s/σ)`, and `{prefix}nn` with the single nearest.
 ///
 /// # Errors
 /// If there is nothing to search.
 pub fn knn(train: &Features, test: &Features, cfg: &Config, prefix: &str) -> Result<Vec<Value>> {
+    let (train, test) = (train.clone().normalised()?, test.clone().normalised()?);
     let index = train.index()?;
     let k = cfg.eval.knn_k.min(train.len());
     let sigma = cfg.eval.knn_sigma.unwrap_or(cfg.loss.temperature);
@@ -108,8 +109,9 @@ pub fn cross_view(features: &Features, cfg: &Config) -> Result<Retrieval> {
     let (mut from, mut to) = (features.select(&queries), features.select(&gallery));
     if cfg.eval.centre {
         let (from_mean, to_mean) = (from.mean(), to.mean());
-        from = from.centred(&from_mean)?;
-        to = to.centred(&to_mean)?;
+        (from, to) = (from.centred(&from_mean)?, to.centred(&to_mean)?);
+    } else {
+        (from, to) = (from.normalised()?, to.normalised()?);
     }
     let index = to.index()?;
     let k = 5.min(gallery.len());

@@ -58,7 +58,7 @@ pub fn evaluate(
     {
         let rows = train.with_rows(bank.dim(), bank.features().flatten_all()?.to_vec1()?)?;
         let queries = embed_kind_of_bank(recipe, cfg, &test_set, ctx, &test)?;
-        report.values.extend(knn(&rows.normalised()?, &queries, cfg, "bank_")?);
+        report.values.extend(knn(&rows, &queries, cfg, "bank_")?);
     }
     if eval.baselines {
         let raw_train = raw_pixels(cfg, &train_set)?;
