@@ -231,14 +231,14 @@ impl Store {
         let mut copy = 0;
         while self.folder.join(&name).exists() {
             if read_trainer(&self.folder.join(&name)).is_ok_and(|found| found == checkpoint.trainer) {
-                self.point("last", Pointer { folder: name.clone(), metric: None, value: None })?;
+                self.point("last", &Pointer { folder: name.clone(), metric: None, value: None })?;
                 return Ok(self.folder.join(name));
             }
             copy += 1;
             name = format!("step-{step}.{copy}");
         }
         let path = self.write(checkpoint, &name)?;
-        self.point("last", Pointer { folder: name, metric: None, value: None })?;
+        self.point("last", &Pointer { folder: name, metric: None, value: None })?;
         Ok(path)
     }
 
@@ -285,12 +285,12 @@ impl Store {
     /// If the pointer cannot be written.
     pub fn mark_best(&self, folder: &Path, metric: &str, value: f64) -> Result<()> {
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        self.point("best", Pointer { folder: name, metric: Some(metric.to_owned()), value: Some(value) })
+        self.point("best", &Pointer { folder: name, metric: Some(metric.to_owned()), value: Some(value) })
     }
 
-    fn point(&self, name: &str, pointer: Pointer) -> Result<()> {
+    fn point(&self, name: &str, pointer: &Pointer) -> Result<()> {
         let path = self.folder.join(name);
-        replace_json(&path, &pointer).map_err(|error| Error::Checkpoint { path, problem: error.to_string() })
+        replace_json(&path, pointer).map_err(|error| Error::Checkpoint { path, problem: error.to_string() })
     }
 
     /// Removes all but the newest `keep` checkpoints; those `last` and `best` name always stay.

@@ -177,7 +177,8 @@ fn count(n: usize) -> String {
 }
 
 fn listed(problems: &[Problem]) -> String {
-    problems.iter().map(|p| format!("\n  {}: {}", p.key, p.problem)).collect()
+    let lines: Vec<String> = problems.iter().map(|p| format!("\n  {}: {}", p.key, p.problem)).collect();
+    lines.concat()
 }
 
 /// At most eight names: enough to find the culprit, short enough to read.
@@ -188,7 +189,7 @@ fn samples_text(samples: &[String]) -> String {
     }
     let mut text = samples.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
     if samples.len() > SHOWN {
-        text.push_str(&format!(" and {} more", samples.len() - SHOWN));
+        text = format!("{text} and {} more", samples.len() - SHOWN);
     }
     text
 }

@@ -134,17 +134,12 @@ fn read<C: RecipeConfig>(source: &ConfigSource, name: &str) -> Result<Table> {
 
 fn preset_text<C: RecipeConfig>(name: &str) -> Result<&'static str> {
     let presets = C::presets();
-    match presets.iter().find(|(known, _)| *known == name) {
-        Some((_, text)) => Ok(text),
-        None => {
-            let names: Vec<&str> = presets.iter().map(|(name, _)| *name).collect();
-            Err(Error::config(
-                name,
-                "",
-                format!("no such file, and no such preset; presets: {}", names.join(", ")),
-            ))
-        }
+    if let Some((_, text)) = presets.iter().find(|(known, _)| *known == name) {
+        return Ok(text);
     }
+    let names: Vec<&str> = presets.iter().map(|(name, _)| *name).collect();
+    let problem = format!("no such file, and no such preset; presets: {}", names.join(", "));
+    Err(Error::config(name, "", problem))
 }
 
 fn parse_override(text: &str) -> Result<(String, Value)> {
@@ -198,7 +193,7 @@ fn unknown_field(message: &str) -> Option<(&str, String)> {
         format!("allowed keys: {}", names.join(", "))
     };
     if let Some(near) = names.iter().find(|name| distance(name, field) <= 2) {
-        allowed.push_str(&format!(" (did you mean `{near}`?)"));
+        allowed = format!("{allowed} (did you mean `{near}`?)");
     }
     Some((field, allowed))
 }

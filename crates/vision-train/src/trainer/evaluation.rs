@@ -174,7 +174,8 @@ pub(super) fn kept_evaluations(folder: &RunFolder, step: Option<u64>) -> Result<
 
 /// One plot per number: losses first, then evaluations, then the machine's.
 fn curves(rows: &[Row]) -> Vec<Series> {
-    let mut lines: BTreeMap<(u8, &str, &str), Vec<(f64, f64)>> = BTreeMap::new();
+    type Points = Vec<(f64, f64)>;
+    let mut lines: BTreeMap<(u8, &str, &str), Points> = BTreeMap::new();
     for row in rows {
         let Some(value) = row.value else { continue };
         let rank = match (row.split.as_str(), row.name.as_str()) {

@@ -6,6 +6,7 @@
 mod evaluation;
 mod gradients;
 mod resume;
+mod run_json;
 mod session;
 mod window;
 
