@@ -81,11 +81,12 @@ class Writer:
         self.bytes += len(data)
 
     def case(self, op, name, function, inputs, *, params=None, args=None, grads=None, dtype="float32",
-             ref=TORCH, rtol=1e-5, atol=1e-5, native=False, out_dtype=None, no_gradout=()):
+             ref=TORCH, rtol=1e-5, atol=1e-5, native=False, hidden=None):
         """Runs `function(inputs, params) -> {name: tensor}` and writes the case.
 
         `grads` names what gets a gradient (`in.x`, `param.w`); None means every floating input and parameter,
-        an empty list means no backward.
+        an empty list means no backward. `hidden` are a network's parameters by name: their gradients are stored,
+        they are not, because both sides make them from a formula.
         """
         stored = getattr(torch, dtype)
         work = stored if native else torch.float64
@@ -109,15 +110,16 @@ class Writer:
         )
         total = 0.0
         for key, value in outputs.items():
-            tensors[f"out.{key}"] = _array(value, out_dtype or stored)
-            if grads and value.requires_grad and key not in no_gradout:
+            tensors[f"out.{key}"] = _array(value, stored)
+            if grads and value.requires_grad:
                 upstream = leaf(self.randn(*value.shape))
                 tensors[f"gradout.{key}"] = _array(upstream, stored)
                 total = total + (value * upstream).sum()
-        if grads:
-            got = torch.autograd.grad(total, [values[k] for k in grads], allow_unused=True)
-            for key, grad in zip(grads, got):
-                grad = torch.zeros_like(values[key]) if grad is None else grad
+        leaves = {k: values[k] for k in grads} | {f"param.{k}": v for k, v in (hidden or {}).items()}
+        if leaves:
+            got = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+            for key, grad in zip(leaves, got):
+                grad = torch.zeros_like(leaves[key]) if grad is None else grad
                 tensors[f"grad.{key}"] = _array(grad, stored)
         self.put(op, name, tensors, args or {}, ref, rtol, atol)
 

@@ -32,6 +32,7 @@ FAMILIES = [
     ("normalize", ["l2_normalize"], core_cases.normalize),
     ("softplus", ["softplus"], core_cases.softplus),
     ("topk", ["topk"], core_cases.topk),
+    ("inner_product_topk", ["inner_product_topk"], core_cases.inner_product_topk),
     ("optim.sgd", [], training_cases.sgd),
     ("schedule", [], training_cases.schedule),
     ("model.resnet18", [], training_cases.model_resnet(18)),
@@ -43,7 +44,7 @@ FAMILIES = [
     ("instdisc.full_softmax", ["bank_cross_entropy"], instdisc_cases.instdisc_full_softmax),
     ("instdisc.infonce", ["gather_scores"], instdisc_cases.instdisc_infonce),
     ("instdisc.bank_update", ["momentum_update"], instdisc_cases.instdisc_bank_update),
-    ("instdisc.knn", ["topk"], instdisc_cases.instdisc_knn),
+    ("instdisc.knn", ["inner_product_topk"], instdisc_cases.instdisc_knn),
     ("instdisc.proximal", [], instdisc_cases.instdisc_proximal),
     ("instdisc.model", [], instdisc_cases.instdisc_model),
 ]

@@ -1,0 +1,55 @@
+//! The table from op name to code. A row is a small function that reads the inputs and arguments of a case and
+//! calls this workspace; each file holds the rows of one part of it.
+
+mod core;
+mod instdisc;
+mod models;
+mod pictures;
+mod training;
+
+use anyhow::Result;
+
+use crate::case::{Case, Outputs};
+
+/// A row of the registry.
+#[derive(Debug, Clone, Copy)]
+pub struct Op {
+    /// The name cases use.
+    pub name: &'static str,
+    /// Files of `vision-core/src/ops` that it exercises, without `.rs`.
+    pub kernels: &'static [&'static str],
+    /// Its cases are too large to commit; `generate.py --models` writes them.
+    pub models_only: bool,
+    /// Computes what the case asks for.
+    pub run: fn(&Case) -> Result<Outputs>,
+}
+
+/// A row that only `kernels` of the same name stand behind.
+const fn op(name: &'static str, kernels: &'static [&'static str], run: fn(&Case) -> Result<Outputs>) -> Op {
+    Op { name, kernels, models_only: false, run }
+}
+
+/// Every row.
+pub fn ops() -> impl Iterator<Item = &'static Op> {
+    [core::OPS, training::OPS, models::OPS, pictures::OPS, instdisc::OPS].into_iter().flatten()
+}
+
+/// The row of that name.
+pub fn find(name: &str) -> Option<&'static Op> {
+    ops().find(|op| op.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<_> = ops().map(|op| op.name).collect();
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all);
+        assert!(find("conv2d").is_some() && find("no_such_op").is_none());
+    }
+}

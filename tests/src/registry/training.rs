@@ -1,0 +1,64 @@
+//! Optimisers and schedules of `vision_train`.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail};
+use candle_core::{Device, Tensor, Var};
+use vision_train::optim::{Sgd, SgdConfig};
+use vision_train::{ParamGroup, Schedule};
+
+use super::{Op, op};
+use crate::case::{Case, Outputs};
+
+pub(super) const OPS: &[Op] = &[op("optim.sgd", &[], sgd), op("schedule", &[], schedule)];
+
+fn sgd(case: &Case) -> Result<Outputs> {
+    let config = SgdConfig {
+        lr: case.args.need_f64("lr")?,
+        momentum: case.args.f64("momentum", 0.0)?,
+        dampening: case.args.f64("dampening", 0.0)?,
+        weight_decay: case.args.f64("weight_decay", 0.0)?,
+        nesterov: case.args.bool("nesterov", false)?,
+    };
+    let mut params = Vec::new();
+    for (name, value) in case.params() {
+        params.push((name, Var::from_tensor(&value)?));
+    }
+    let group = ParamGroup {
+        name: "all".to_owned(),
+        params: params.clone(),
+        lr_mult: 1.0,
+        weight_decay: config.weight_decay,
+    };
+    let mut optimiser = Sgd::new(config, vec![group])?;
+    for step in 0..case.args.need_usize("steps")? {
+        let mut grads = BTreeMap::new();
+        for (name, _) in &params {
+            grads.insert(name.clone(), case.input(&format!("{step}.{name}"))?);
+        }
+        optimiser.step(&grads, 1.0)?;
+    }
+    let mut outputs = Outputs::default();
+    for (name, var) in &params {
+        outputs = outputs.with(name, var.as_detached_tensor());
+    }
+    Ok(outputs)
+}
+
+fn schedule(case: &Case) -> Result<Outputs> {
+    let steps = case.args.need_usize("steps")?;
+    let shape = match case.args.need_text("name")?.as_str() {
+        "constant" => Schedule::Constant,
+        "step" => Schedule::Step {
+            milestones: case.args.counts("milestones")?,
+            gamma: case.args.need_f64("gamma")?,
+        },
+        "cosine" => Schedule::Cosine { total: steps as u64, last: 0.0 },
+        other => bail!("unknown schedule {other}"),
+    };
+    let schedule =
+        shape.warmed_up(case.args.usize("warmup_steps", 0)? as u64, case.args.f64("warmup_start", 0.0)?);
+    let base = case.args.need_f64("lr")?;
+    let rates: Vec<f64> = (0..steps as u64).map(|step| base * schedule.factor(step)).collect();
+    Ok(Outputs::default().with("lr", Tensor::new(rates, &Device::Cpu)?))
+}
