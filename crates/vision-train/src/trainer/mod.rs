@@ -7,6 +7,7 @@ mod evaluation;
 mod gradients;
 mod resume;
 mod run_json;
+mod saving;
 mod session;
 mod window;
 
@@ -21,9 +22,9 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::recipe::Recipe;
 use crate::sinks::{Progress, Silent};
-use session::Session;
 #[cfg(feature = "cli")]
-pub(crate) use session::model_metadata;
+pub(crate) use saving::model_metadata;
+use session::Session;
 
 /// The backward pass walks the graph recursively; deep networks overflow the usual 2 MiB.
 const STACK_BYTES: usize = 64 << 20;

@@ -1,21 +1,20 @@
 //! One run from its first step, or from a checkpoint, to its end.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use vision_core::params::ParamStore;
 use vision_core::rng::Key;
 use vision_datasets::{DataRoot, Loader};
-use vision_weights::StateDict;
 
 use super::evaluation::kept_evaluations;
 use super::gradients::Gradients;
 use super::resume::check_compatible;
 use super::run_json::write_run_json;
+use super::saving::{Position, with_prefix_removed};
 use super::window::{Meter, Window, read_scalar};
 use super::{Outcome, Trainer};
-use crate::checkpoint::{Checkpoint, FORMAT, Store, TrainerState};
+use crate::checkpoint::{Checkpoint, Store};
 use crate::config::{NonFinite, Resolved, RunConfig};
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -30,16 +29,6 @@ use crate::system;
 /// How many batches in a row may be left out before the run counts as lost.
 const MAX_SKIPPED_IN_A_ROW: u32 = 10;
 
-/// Counters that say exactly where a run stands, between two optimiser steps.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Position {
-    pub(super) step: u64,
-    pub(super) epoch: u64,
-    pub(super) batch: u64,
-    pub(super) samples: u64,
-    pub(super) skipped_in_a_row: u32,
-}
-
 pub(super) struct Session<'a, R: Recipe> {
     pub(super) resolved: &'a Resolved<R::Config>,
     pub(super) data: &'a DataRoot,
@@ -47,19 +36,19 @@ pub(super) struct Session<'a, R: Recipe> {
     pub(super) folder: RunFolder,
     pub(super) store: Store,
     pub(super) recipe: R,
-    params: ParamStore,
+    pub(super) params: ParamStore,
     loader: Loader<R::Batch>,
-    fingerprint: String,
-    optimisers: Vec<Sgd>,
+    pub(super) fingerprint: String,
+    pub(super) optimisers: Vec<Sgd>,
     schedule: Schedule,
     steps_per_epoch: u64,
     pub(super) metrics: MetricLog,
     pub(super) events: EventWriter,
     pub(super) progress: Box<dyn Progress>,
     pub(super) position: Position,
-    window: Window,
+    pub(super) window: Window,
     /// The checkpoint of the current step, once it is written.
-    saved: Option<(u64, PathBuf)>,
+    pub(super) saved: Option<(u64, PathBuf)>,
     pub(super) report: Option<Report>,
     pub(super) facts: Vec<(String, String)>,
 }
@@ -404,70 +393,4 @@ impl<'a, R: Recipe> Session<'a, R> {
         };
         self.metrics.append(rows.into_iter().map(row).collect())
     }
-
-    fn checkpoint(&self) -> Result<Checkpoint> {
-        let mut model = self.params.state_dict()?;
-        let Position { step, epoch, batch, samples, skipped_in_a_row } = self.position;
-        model.metadata.extend(model_metadata(R::NAME, &self.resolved.toml, step));
-        let mut optim = StateDict::new();
-        for (phase, optimiser) in self.optimisers.iter().enumerate() {
-            for (name, array) in optimiser.state()?.tensors {
-                optim.insert(format!("phase{phase}.{name}"), array);
-            }
-        }
-        let trainer = TrainerState {
-            format: FORMAT,
-            recipe: R::NAME.to_owned(),
-            step,
-            epoch,
-            batch,
-            samples,
-            skipped_in_a_row,
-            seed: self.config().seed,
-            fingerprint: self.fingerprint.clone(),
-            config: self.resolved.toml.clone(),
-            versions: system::versions(),
-            window: self.window.to_bits(),
-        };
-        Ok(Checkpoint { model, optim, state: self.recipe.state()?, trainer })
-    }
-
-    /// Writes the checkpoint of the current step, unless it is there.
-    pub(super) fn save(&mut self) -> Result<PathBuf> {
-        if let Some((step, path)) = &self.saved
-            && *step == self.position.step
-        {
-            return Ok(path.clone());
-        }
-        let path = self.store.save(&self.checkpoint()?)?;
-        self.saved = Some((self.position.step, path.clone()));
-        self.store.prune(self.config().keep_checkpoints)?;
-        tracing::info!(step = self.position.step, path = %path.display(), "checkpoint");
-        Ok(path)
-    }
-
-    fn interrupted<T>(&mut self) -> Result<T> {
-        let checkpoint = self.save()?;
-        Err(Error::Interrupted { step: self.position.step, checkpoint })
-    }
-}
-
-/// What travels in every weight file, so that it can be used without its run folder.
-pub(crate) fn model_metadata(recipe: &str, config: &str, step: u64) -> BTreeMap<String, String> {
-    BTreeMap::from([
-        ("recipe".to_owned(), recipe.to_owned()),
-        ("config".to_owned(), config.to_owned()),
-        ("step".to_owned(), step.to_string()),
-    ])
-}
-
-fn with_prefix_removed(state: &StateDict, phase: usize) -> StateDict {
-    let prefix = format!("phase{phase}.");
-    let mut own = StateDict::new();
-    for (name, array) in &state.tensors {
-        if let Some(name) = name.strip_prefix(&prefix) {
-            own.insert(name, array.clone());
-        }
-    }
-    own
 }
