@@ -62,7 +62,11 @@ impl MemoryBank {
         device: &Device,
     ) -> Result<Self> {
         if rows == 0 || dim == 0 {
-            return Err(Error::size("memory bank", "at least one row and one column", format!("{rows} x {dim}")));
+            return Err(Error::size(
+                "memory bank",
+                "at least one row and one column",
+                format!("{rows} x {dim}"),
+            ));
         }
         check_momentum(momentum)?;
         let bound = 1.0 / (dim as f64 / 3.0).sqrt();
@@ -284,10 +288,7 @@ mod tests {
         bank1.update(&[5], &Tensor::ones((1, 8), DType::F32, &Device::Cpu).unwrap()).unwrap();
         let mut bank2 = MemoryBank::new(6, 8, BankInit::Uniform, 0.5, Key::new(99), &Device::Cpu).unwrap();
         bank2.restore(&bank1.state().unwrap()).unwrap();
-        assert_eq!(
-            bank1.features().to_vec2::<f32>().unwrap(),
-            bank2.features().to_vec2::<f32>().unwrap()
-        );
+        assert_eq!(bank1.features().to_vec2::<f32>().unwrap(), bank2.features().to_vec2::<f32>().unwrap());
         assert_eq!(bank1.visits(), bank2.visits());
         let mut other = MemoryBank::new(7, 8, BankInit::Uniform, 0.5, Key::new(9), &Device::Cpu).unwrap();
         assert!(other.restore(&bank1.state().unwrap()).is_err());

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use vision_datasets::transforms::{LabelledPixels, Pipeline};
 use vision_datasets::{
-    DataRoot, Dataset, Labelled, LabelledSet, Loader, LoaderConfig, RandomSampler, Sampler, SequentialSampler,
-    Split, open_set,
+    DataRoot, Dataset, Labelled, LabelledSet, Loader, LoaderConfig, RandomSampler, Sampler,
+    SequentialSampler, Split, open_set,
 };
 
 use crate::config::train::{Config, DataConfig};

@@ -187,7 +187,10 @@ impl FlatIndex {
         }
         let features = file.read("features")?;
         let [_, dim] = features.shape[..] else {
-            return Err(Error::file(path, format!("features have shape {:?}, expected (n, D)", features.shape)));
+            return Err(Error::file(
+                path,
+                format!("features have shape {:?}, expected (n, D)", features.shape),
+            ));
         };
         let mut index = Self::new(dim, features.to_f32()?)?;
         if file.info("labels").is_some() {
@@ -307,7 +310,10 @@ mod tests {
     fn impossible_requests_are_refused() {
         assert!(FlatIndex::new(0, vec![]).is_err());
         assert!(FlatIndex::new(3, vec![0.0; 4]).is_err());
-        assert!(matches!(FlatIndex::new(2, vec![0.0, 1.0, f32::NAN, 0.0]), Err(Error::BadRow { row: 1, .. })));
+        assert!(matches!(
+            FlatIndex::new(2, vec![0.0, 1.0, f32::NAN, 0.0]),
+            Err(Error::BadRow { row: 1, .. })
+        ));
         let index = FlatIndex::new(2, vec![0.0; 4]).unwrap();
         assert!(index.search(&[1.0], 1).is_err());
         assert!(index.search(&[1.0, 0.0], 3).is_err());

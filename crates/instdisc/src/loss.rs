@@ -80,7 +80,11 @@ pub fn first_batch_z(scores: &Tensor, n: usize) -> Result<f64> {
 pub fn nce(scores: &Tensor, n: usize, z: f64, form: NceForm) -> Result<Tensor> {
     let (batch, columns) = scores.dims2()?;
     if columns < 2 {
-        return Err(Error::size("nce scores", "(B, m + 1) with m at least 1", format!("({batch}, {columns})")));
+        return Err(Error::size(
+            "nce scores",
+            "(B, m + 1) with m at least 1",
+            format!("({batch}, {columns})"),
+        ));
     }
     if n == 0 || !(z.is_finite() && z > 0.0) {
         return Err(Error::config("loss.z", format!("needs n > 0 and a positive Z, got n = {n}, Z = {z}")));
@@ -349,8 +353,13 @@ mod tests {
         let bank = MemoryBank::new(n, 16, BankInit::GaussianUnit, 0.5, Key::new(1), &Device::Cpu).unwrap();
         let index = [1u32, 2, 3];
         let run = |z: ZPolicy| {
-            let config =
-                LossConfig { objective: LossKind::Nce, z, negatives: 64, proximal: 0.0, ..LossConfig::default() };
+            let config = LossConfig {
+                objective: LossKind::Nce,
+                z,
+                negatives: 64,
+                proximal: 0.0,
+                ..LossConfig::default()
+            };
             let mut criterion = Criterion::new(&config, n).unwrap();
             (0..3u64)
                 .map(|step| {

@@ -5,7 +5,9 @@ use vision_core::params::ParamStore;
 use vision_core::rng::Key;
 use vision_datasets::{DataRoot, Dataset, Split};
 use vision_train::optim::SgdConfig;
-use vision_train::{Context, Error as TrainError, Loaders, Losses, ParamGroup, Recipe, Report, Schedule, Step};
+use vision_train::{
+    Context, Error as TrainError, Loaders, Losses, ParamGroup, Recipe, Report, Schedule, Step,
+};
 use vision_weights::{Array, StateDict};
 
 use crate::bank::MemoryBank;
@@ -104,7 +106,12 @@ impl Recipe for InstDiscRecipe {
         Ok(self.start(rows)?)
     }
 
-    fn groups(&self, cfg: &Config, params: &ParamStore, _phase: usize) -> vision_train::Result<Vec<ParamGroup>> {
+    fn groups(
+        &self,
+        cfg: &Config,
+        params: &ParamStore,
+        _phase: usize,
+    ) -> vision_train::Result<Vec<ParamGroup>> {
         if cfg.decay.norm_and_bias {
             return Ok(vec![ParamGroup::all(params, cfg.sgd.weight_decay)]);
         }

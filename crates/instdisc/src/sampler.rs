@@ -116,7 +116,9 @@ mod tests {
         let free = sampler.draw(Key::new(2), &[4, 0], 200).unwrap().to_vec2::<u32>().unwrap();
         assert!(free[0][1..].contains(&4));
         let strict = sampler.exclude_positive(true).unwrap();
-        for (row, positive) in strict.draw(Key::new(2), &[4, 0], 200).unwrap().to_vec2::<u32>().unwrap().iter().zip([4, 0]) {
+        for (row, positive) in
+            strict.draw(Key::new(2), &[4, 0], 200).unwrap().to_vec2::<u32>().unwrap().iter().zip([4, 0])
+        {
             assert_eq!(row[0], positive);
             assert!(!row[1..].contains(&positive));
             for other in (0..5).filter(|&o| o != positive) {

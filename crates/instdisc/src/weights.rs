@@ -84,7 +84,11 @@ mod tests {
         let ours = ["conv1.weight", "layer2.0.downsample.0.weight", "fc.bias"];
         assert_eq!(map(&ours), ours);
         assert_eq!(
-            map(&["state_dict.module.conv1.weight", "state_dict.module.layer2.0.shortcut.0.weight", "state_dict.module.linear.bias"]),
+            map(&[
+                "state_dict.module.conv1.weight",
+                "state_dict.module.layer2.0.shortcut.0.weight",
+                "state_dict.module.linear.bias"
+            ]),
             ours
         );
         assert_eq!(

@@ -151,9 +151,13 @@ fn bad_input_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let data = pictures(&folder.path().join("data"));
     let out = folder.path().join("run");
-    fail(training(&data, &out).args(["--set", "loss.temprature=0.1"]), 2, &["loss.temprature", "temperature"]);
+    fail(
+        training(&data, &out).args(["--set", "loss.temprature=0.1"]),
+        2,
+        &["loss.temprature", "temperature"],
+    );
     fail(training(&data, &out).args(["--set", "loss.temperature=0"]), 2, &["loss.temperature"]);
-    fail(training(&data, &out).args(["--config", "no-such-preset"]), 2, &["no-such-preset", "cifar10"]);
+    fail(instdisc().args(["train", "--config", "no-such-preset"]), 2, &["no-such-preset", "cifar10"]);
     fail(training(&data, &out).args(["--device", "cuda"]), 2, &["CUDA"]);
     fail(&mut training(&folder.path().join("nowhere"), &out), 2, &["nowhere"]);
 
@@ -193,21 +197,28 @@ fn pictures_can_be_indexed_and_searched() {
     let out = folder.path().join("run");
     succeed(training(&data, &out).args(["--set", "run.max_steps=2"]));
     let index = folder.path().join("all.safetensors");
-    succeed(instdisc().arg("index").arg(data.join("train")).arg("--weights").arg(&out).arg("--out").arg(&index));
+    succeed(
+        instdisc().arg("index").arg(data.join("train")).arg("--weights").arg(&out).arg("--out").arg(&index),
+    );
     let query = data.join("train/dark/5.png");
     let sheet = folder.path().join("sheet.png");
     let mut search = instdisc();
     search.args(["search", "--json", "--top", "3", "--index"]).arg(&index).arg("--weights").arg(&out);
     let found = search.arg("--sheet").arg(&sheet).arg(&query).output().unwrap();
     assert!(found.status.success(), "{}", text(&found));
-    let found: serde_json::Value = serde_json::from_slice(&found.stdout[..found.stdout.iter().position(|&b| b == b'\n').unwrap()]).unwrap();
+    let found = String::from_utf8(found.stdout).unwrap();
+    let found: serde_json::Value = serde_json::from_str(found.lines().next().unwrap()).unwrap();
     let first = &found["neighbours"][0];
     assert_eq!(first["name"], query.display().to_string());
     assert!((first["score"].as_f64().unwrap() - 1.0).abs() < 1e-5);
     assert_eq!(found["neighbours"].as_array().unwrap().len(), 3);
     assert!(vision_image::open(&sheet).unwrap().width() > 300);
 
-    fail(instdisc().args(["search", "--index"]).arg(&query).arg("--weights").arg(&out).arg(&query), 2, &["5.png"]);
+    fail(
+        instdisc().args(["search", "--index"]).arg(&query).arg("--weights").arg(&out).arg(&query),
+        2,
+        &["5.png"],
+    );
     fail(instdisc().arg("index").arg(data.join("train")).arg("--weights").arg(&out), 2, &["--out"]);
     let features = folder.path().join("features.jsonl");
     succeed(instdisc().arg("predict").arg(&query).arg("--weights").arg(&out).arg("--out").arg(&features));

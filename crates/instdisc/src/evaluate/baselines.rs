@@ -70,12 +70,14 @@ pub(super) fn differences(values: &[Value]) -> Vec<Value> {
 /// One row per feature, one column per measurement.
 pub(super) fn table(cfg: &Config, values: &[Value]) -> Table {
     let measures: Vec<_> = MEASURES.iter().filter(|(name, _)| get(values, name).is_some()).collect();
-    let rows = [("learned", ""), ("memory bank", "bank_"), ("raw pixels", "raw_"), ("untrained network", "random_")];
+    let rows =
+        [("learned", ""), ("memory bank", "bank_"), ("raw pixels", "raw_"), ("untrained network", "random_")];
     let rows = rows
         .iter()
         .map(|(title, prefix)| {
             let cells = measures.iter().map(|(name, _)| {
-                get(values, &format!("{prefix}{name}")).map_or_else(|| "-".to_owned(), |v| format!("{:.1} %", 100.0 * v))
+                get(values, &format!("{prefix}{name}"))
+                    .map_or_else(|| "-".to_owned(), |v| format!("{:.1} %", 100.0 * v))
             });
             std::iter::once((*title).to_owned()).chain(cells).collect::<Vec<_>>()
         })

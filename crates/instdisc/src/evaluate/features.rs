@@ -178,8 +178,7 @@ fn flat_map(map: &FeatureMap) -> Result<Tensor> {
 /// # Errors
 /// If a picture cannot be read, or sizes differ and no transform fixes them.
 pub fn raw_pixels(cfg: &Config, set: &AnySet) -> Result<Features> {
-    let samples =
-        (0..set.len()).into_par_iter().map(|index| set.get(index)).collect::<Vec<_>>();
+    let samples = (0..set.len()).into_par_iter().map(|index| set.get(index)).collect::<Vec<_>>();
     let samples = samples.into_iter().collect::<vision_datasets::Result<Vec<_>>>()?;
     let native = samples.first().map(|s| (s.image.width(), s.image.height()));
     let shared = samples.iter().all(|s| Some((s.image.width(), s.image.height())) == native);

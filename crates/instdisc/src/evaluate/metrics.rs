@@ -65,8 +65,11 @@ pub struct Retrieval {
 impl Retrieval {
     /// Share of queries whose partner is among the best `k` (at most 5).
     pub fn recall(&self, k: usize) -> f64 {
-        let hits =
-            self.found.iter().zip(&self.partner).filter(|(found, partner)| found.iter().take(k).any(|f| f == *partner));
+        let hits = self
+            .found
+            .iter()
+            .zip(&self.partner)
+            .filter(|(found, partner)| found.iter().take(k).any(|f| f == *partner));
         hits.count() as f64 / self.queries.len().max(1) as f64
     }
 

@@ -65,8 +65,7 @@ pub fn evaluate(
         let raw_test = if same { raw_train.clone() } else { raw_pixels(cfg, &test_set)? };
         needed.measure(cfg, &raw_train, &raw_test, "raw_", &mut report.values)?;
         // The same seed gives the same first weights as the run had.
-        let params =
-            ParamStore::new(Key::new(cfg.run.seed).fold("init"), ctx.dtype, recipe.device());
+        let params = ParamStore::new(Key::new(cfg.run.seed).fold("init"), ctx.dtype, recipe.device());
         let untrained = InstDisc::new(&cfg.model, params.var_builder())?;
         measure(&untrained, &mut report, "random_")?;
         let over = baselines::differences(&report.values);
