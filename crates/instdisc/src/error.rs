@@ -79,7 +79,11 @@ impl Error {
         Self::Config { key: key.into(), problem: problem.into() }
     }
 
-    pub(crate) fn size(what: impl Into<String>, expected: impl ToString, got: impl ToString) -> Self {
+    pub(crate) fn size(
+        what: impl Into<String>,
+        expected: impl std::fmt::Display,
+        got: impl std::fmt::Display,
+    ) -> Self {
         Self::Size { what: what.into(), expected: expected.to_string(), got: got.to_string() }
     }
 

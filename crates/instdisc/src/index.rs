@@ -50,7 +50,7 @@ impl FlatIndex {
     /// # Errors
     /// If the length is no multiple of `dim`, or a row is not finite.
     pub fn new(dim: usize, features: Vec<f32>) -> Result<Self> {
-        if dim == 0 || features.len() % dim != 0 {
+        if dim == 0 || !features.len().is_multiple_of(dim) {
             return Err(Error::size("index features", format!("a multiple of {dim}"), features.len()));
         }
         check_finite("index features", dim, &features)?;
@@ -124,7 +124,7 @@ impl FlatIndex {
     /// are rows.
     pub fn search(&self, queries: &[f32], k: usize) -> Result<Vec<Vec<Neighbour>>> {
         let dim = self.dim();
-        if queries.len() % dim != 0 {
+        if !queries.len().is_multiple_of(dim) {
             return Err(Error::size("queries", format!("a multiple of {dim}"), queries.len()));
         }
         if k == 0 || k > self.len() {

@@ -282,11 +282,17 @@ mod tests {
         let (f, v) = (unit(3, 8, 1), unit(20, 8, 2));
         let target = Tensor::new(&[4u32, 0, 19], &Device::Cpu).unwrap();
         let index = NegativeSampler::new(20).unwrap().draw(Key::new(3), &[4, 0, 19], 6).unwrap();
-        gradcheck(|x| Ok(full_softmax(&x[0], &v, &target, 0.1).unwrap()), &[f.clone()], 1e-6, 1e-6).unwrap();
+        gradcheck(
+            |x| Ok(full_softmax(&x[0], &v, &target, 0.1).unwrap()),
+            std::slice::from_ref(&f),
+            1e-6,
+            1e-6,
+        )
+        .unwrap();
         for form in [NceForm::Epsilon, NceForm::LogSpace] {
             gradcheck(
                 |x| Ok(nce(&scores(&x[0], &v, &index, 0.1).unwrap(), 20, 300.0, form).unwrap()),
-                &[f.clone()],
+                std::slice::from_ref(&f),
                 1e-6,
                 1e-6,
             )
@@ -294,7 +300,7 @@ mod tests {
         }
         gradcheck(
             |x| Ok(info_nce(&scores(&x[0], &v, &index, 0.1).unwrap()).unwrap()),
-            &[f.clone()],
+            std::slice::from_ref(&f),
             1e-6,
             1e-6,
         )

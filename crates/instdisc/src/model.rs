@@ -56,6 +56,7 @@ impl InstDisc {
     ///
     /// # Errors
     /// If the configuration has a zero, or a parameter has another shape.
+    #[allow(clippy::needless_pass_by_value, reason = "candle's layers take their builder by value")]
     pub fn new(config: &ModelConfig, vb: VarBuilder<'_>) -> Result<Self> {
         for (key, value) in [
             ("model.width", config.width),

@@ -13,9 +13,9 @@ pub enum Source {
     /// The authors' release (`lemniscate`): `state_dict.module.…`; the CIFAR network calls the shortcut
     /// `shortcut` and the last layer `linear`.
     Lemniscate,
-    /// MoCo: `state_dict.module.encoder_q.…`.
+    /// `MoCo`: `state_dict.module.encoder_q.…`.
     Moco,
-    /// OpenMMLab's NPID: `state_dict.backbone.…` and `neck.fc.…`.
+    /// `OpenMMLab`'s NPID: `state_dict.backbone.…` and `neck.fc.…`.
     MmSelfSup,
 }
 

@@ -169,6 +169,7 @@ pub enum FeatureKind {
 /// `[eval]`: what is measured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[allow(clippy::struct_excessive_bools, reason = "independent switches of a configuration file")]
 pub struct EvalConfig {
     /// Pictures per forward pass.
     pub batch_size: usize,

@@ -94,6 +94,7 @@ impl Features {
     }
 
     /// The vectors at `index`.
+    #[must_use]
     pub fn select(&self, index: &[usize]) -> Self {
         Self {
             dim: self.dim,
