@@ -4,6 +4,9 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")
 )]
 
+// There is no `tests/learning.rs`: the sample configurations and their `[expect]` are that test, and
+// `cargo xtask demo instdisc` runs them.
+
 pub mod bank;
 #[cfg(feature = "cli")]
 pub mod cli;
