@@ -90,8 +90,8 @@ fn element(got: f64, want: f64, tolerance: Tolerance) -> Deviation {
         absolute: error,
         relative: if want == 0.0 { 0.0 } else { error / want.abs() },
         place: String::new(),
-        // An infinite reference allows nothing but itself.
-        excess: if want.is_infinite() || allowed == 0.0 { f64::INFINITY } else { error / allowed },
+        // NaN or an infinity allows nothing but itself.
+        excess: if !want.is_finite() || allowed == 0.0 { f64::INFINITY } else { error / allowed },
     }
 }
 

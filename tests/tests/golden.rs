@@ -88,3 +88,29 @@ fn the_runner_notices() {
     assert_eq!(check(2.0, r#"{"inplace": true}"#, None), Status::Fail);
     assert_eq!(check(2.0, "{}", Some("anything")), Status::Fail);
 }
+
+/// Gradients are compared too, in every layout.
+#[test]
+fn the_runner_notices_gradients() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("case.safetensors");
+    let check = |gradient: f32, layout: &str| {
+        let mut state = vision_weights::StateDict::new();
+        state.insert_metadata("op", "relu");
+        state.insert_metadata("args", format!(r#"{{"layout": "{layout}"}}"#));
+        let mut put = |name: &str, values: [f32; 6]| {
+            state.insert(name, vision_weights::Array::from_f32([2, 3], &values).unwrap());
+        };
+        put("in.input", [1.0, -1.0, 2.0, -2.0, 3.0, -3.0]);
+        put("out.output", [1.0, 0.0, 2.0, 0.0, 3.0, 0.0]);
+        put("gradout.output", [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        put("grad.in.input", [1.0, 0.0, 3.0, 0.0, gradient, 0.0]);
+        state.save(&path).unwrap();
+        run_case(&path, &Options::default().device).status
+    };
+    for layout in ["contiguous", "transposed", "sliced"] {
+        assert_eq!(check(5.0, layout), Status::Ok, "{layout}");
+        assert_eq!(check(5.5, layout), Status::Fail, "{layout}");
+    }
+    assert_eq!(check(5.0, "sideways"), Status::Fail);
+}

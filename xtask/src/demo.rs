@@ -1,28 +1,83 @@
 //! The demo: every paper crate trains in miniature, and one page shows what came out.
 //!
-//! A paper's binary answers `demo --out FOLDER` by writing `FOLDER/index.html` and `FOLDER/demo.json`. It runs in
-//! the development profile, the one the tests use, so nothing is compiled twice.
+//! A paper's binary answers `demo --out FOLDER` by training its samples and writing `FOLDER/demo.json`, which names
+//! the page of each. It runs in the development profile, the one the tests use, so nothing is compiled twice.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
 
 use crate::html::{element, escape, relocate, styles};
 use crate::process;
 use crate::workspace::{Package, Workspace};
 
+/// `demo.json`.
+#[derive(Debug, Deserialize)]
+struct Summary {
+    title: String,
+    parts: Vec<Part>,
+}
+
+/// One sample that was trained.
+#[derive(Debug, Deserialize)]
+struct Part {
+    name: String,
+    /// What the sample asks, for a reader.
+    question: String,
+    /// Its page, relative to `demo.json`.
+    page: String,
+    seconds: f64,
+    values: BTreeMap<String, f64>,
+    expectations: Vec<Expectation>,
+}
+
+/// A bound on a metric and what was found.
+#[derive(Debug, Deserialize)]
+struct Expectation {
+    metric: String,
+    bound: String,
+    value: Option<f64>,
+    ok: bool,
+}
+
 /// What one paper's demo left behind.
 struct Outcome {
     name: String,
     title: String,
-    ok: bool,
+    /// The process ended well.
+    ended: bool,
     seconds: f64,
-    /// The page and the summary, if they were written.
-    result: Result<(String, Value)>,
+    /// The summary, and the page of each part.
+    result: Result<(Summary, Vec<String>)>,
+}
+
+impl Outcome {
+    /// Expectations met, and expectations in all.
+    fn claims(&self) -> (usize, usize) {
+        let parts = self.result.as_ref().map_or(&[][..], |(summary, _)| summary.parts.as_slice());
+        let all = || parts.iter().flat_map(|part| &part.expectations);
+        (all().filter(|expectation| expectation.ok).count(), all().count())
+    }
+
+    /// A demo that claims nothing has not shown anything.
+    fn ok(&self) -> bool {
+        let (met, all) = self.claims();
+        self.ended && self.result.is_ok() && all > 0 && met == all
+    }
+
+    fn verdict(&self) -> String {
+        let (met, all) = self.claims();
+        match &self.result {
+            Err(error) => format!("FAILED: {error:#}"),
+            Ok(_) if self.ok() => format!("all {all} claims hold"),
+            Ok(_) if !self.ended && met == all => "FAILED: the program ended with an error".to_owned(),
+            Ok(_) => format!("FAILED: {met} of {all} claims hold"),
+        }
+    }
 }
 
 /// Runs the demo of `paper`, or of all. Returns whether every claim held.
@@ -43,120 +98,182 @@ pub(crate) fn run(workspace: &Workspace, paper: Option<&str>, out: Option<PathBu
         outcomes.push(one(workspace, package, &out)?);
     }
     let index = out.join("index.html");
-    std::fs::create_dir_all(&out)?;
     std::fs::write(&index, page(&outcomes)?).with_context(|| index.display().to_string())?;
     println!();
     for outcome in &outcomes {
-        let verdict = match &outcome.result {
-            Ok(_) if outcome.ok => "all claims hold".to_owned(),
-            Ok(_) => "FAILED: see the page".to_owned(),
-            Err(error) => format!("FAILED: {error:#}"),
-        };
-        println!("{:<12} {:>5.0} s  {verdict}", outcome.name, outcome.seconds);
+        println!("{:<12} {:>5.0} s  {}", outcome.name, outcome.seconds, outcome.verdict());
     }
     println!("{}", index.display());
-    Ok(outcomes.iter().all(|outcome| outcome.ok && outcome.result.is_ok()))
+    Ok(outcomes.iter().all(Outcome::ok))
 }
 
 fn one(workspace: &Workspace, package: &Package, out: &Path) -> Result<Outcome> {
     let folder = out.join(&package.name);
-    // A page of an earlier run must not pass for this one's.
-    if folder.exists() {
-        std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    }
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    // The summary of an earlier run must not pass for this one's.
+    let summary = folder.join("demo.json");
+    if summary.exists() {
+        std::fs::remove_file(&summary).with_context(|| summary.display().to_string())?;
+    }
     let mut command = process::cargo(&workspace.root);
     command.args(["run", "--quiet", "-p", &package.name, "--", "demo", "--out"]).arg(&folder);
     println!("{}", process::describe(&command));
     let start = Instant::now();
-    let ok = process::status(&mut command)?;
-    let result = read(&folder);
-    // A process that ends well but says that an expectation was missed has not done its job either.
-    let ok = ok && result.as_ref().is_ok_and(|(_, summary)| missed(summary).is_empty());
+    let ended = process::status(&mut command)?;
     Ok(Outcome {
         name: package.name.clone(),
         title: package.paper().map_or_else(String::new, |paper| paper.title.clone()),
-        ok,
+        ended,
         seconds: start.elapsed().as_secs_f64(),
-        result,
+        result: read(&folder),
     })
 }
 
-fn read(folder: &Path) -> Result<(String, Value)> {
-    let (page, summary) = (folder.join("index.html"), folder.join("demo.json"));
-    let html = std::fs::read_to_string(&page).with_context(|| page.display().to_string())?;
-    let text = std::fs::read_to_string(&summary).with_context(|| summary.display().to_string())?;
-    Ok((html, serde_json::from_str(&text).with_context(|| summary.display().to_string())?))
+fn read(folder: &Path) -> Result<(Summary, Vec<String>)> {
+    let path = folder.join("demo.json");
+    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let summary: Summary = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+    let mut pages = Vec::new();
+    for part in &summary.parts {
+        let page = Path::new(&part.page);
+        let inside = page.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+        ensure!(inside, "{}: the page {} is not inside the folder", path.display(), part.page);
+        let page = folder.join(page);
+        pages.push(std::fs::read_to_string(&page).with_context(|| page.display().to_string())?);
+    }
+    Ok((summary, pages))
 }
 
-/// Expectations of the summary whose `ok` is false.
-fn missed(summary: &Value) -> Vec<&Value> {
-    let list = summary["expectations"].as_array().map_or(&[][..], Vec::as_slice);
-    list.iter().filter(|expectation| expectation["ok"] == Value::Bool(false)).collect()
-}
-
-/// One page with a table on top and the page of each paper below.
+/// One page with a table of claims on top and the page of each sample below.
 fn page(outcomes: &[Outcome]) -> Result<String> {
     let (mut style, mut rows, mut sections) = (BTreeSet::new(), String::new(), String::new());
     for outcome in outcomes {
-        let (name, title) = (escape(&outcome.name), escape(&outcome.title));
-        let verdict = if outcome.ok { "all claims hold" } else { "FAILED" };
+        let name = escape(&outcome.name);
         writeln!(
             rows,
-            "<tr><td><a href=\"#{name}\">{name}</a></td><td>{title}</td><td>{:.0} s</td><td>{verdict}</td></tr>",
-            outcome.seconds
+            "<tr><th><a href=\"#{name}\">{name}</a></th><th colspan=\"3\">{}</th><th>{:.0} s</th><th>{}</th></tr>",
+            escape(&outcome.title),
+            outcome.seconds,
+            escape(&outcome.verdict()),
         )?;
-        let body = match &outcome.result {
-            Ok((html, _)) => {
-                style.extend(styles(html).into_iter().map(str::to_owned));
-                let body = element(html, "main").or_else(|| element(html, "body"));
-                relocate(body.context("the demo page has neither <main> nor <body>")?, &outcome.name)
+        writeln!(sections, "<section class=\"paper\" id=\"{name}\">")?;
+        match &outcome.result {
+            Ok((summary, pages)) => {
+                writeln!(sections, "<h1>{}</h1>", escape(&summary.title))?;
+                for (part, html) in summary.parts.iter().zip(pages) {
+                    rows += &claims(part)?;
+                    style.extend(styles(html).into_iter().map(str::to_owned));
+                    sections += &section(&outcome.name, part, html)?;
+                }
             }
-            Err(error) => format!("<p>No page was written: {}</p>", escape(&format!("{error:#}"))),
-        };
-        writeln!(sections, "<section id=\"{name}\">\n{body}\n</section>")?;
+            Err(error) => {
+                writeln!(sections, "<p>Nothing was written: {}</p>", escape(&format!("{error:#}")))?
+            }
+        }
+        writeln!(sections, "</section>")?;
     }
     let style = style.into_iter().collect::<Vec<_>>().join("\n");
     Ok(format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>Demo</title>\n\
-         <style>\n{style}\nsection {{ border-top: 3px solid #888; margin-top: 2rem; }}\n\
-         table.demo td, table.demo th {{ text-align: left; padding-right: 1.5rem; }}\n</style>\n</head>\n<body>\n\
-         <h1>Demo</h1>\n<table class=\"demo\">\n<tr><th>paper</th><th>title</th><th>time</th><th>claims</th></tr>\n\
-         {rows}</table>\n{sections}</body>\n</html>\n"
+         <style>\n{style}\nsection.paper {{ border-top: 3px solid #888; margin-top: 2rem; }}\n\
+         table.demo td, table.demo th {{ text-align: left; padding-right: 1.5rem; }}\n\
+         .missed {{ color: #b00020; font-weight: 600; }}\n</style>\n</head>\n<body>\n\
+         <h1>Demo</h1>\n<table class=\"demo\">\n<tr><th></th><th>metric</th><th>found</th><th>claimed</th>\
+         <th>time</th><th></th></tr>\n{rows}</table>\n{sections}</body>\n</html>\n"
+    ))
+}
+
+/// The table rows of one sample: what was claimed and what was found.
+fn claims(part: &Part) -> Result<String> {
+    let mut rows = String::new();
+    for expectation in &part.expectations {
+        let (class, verdict) = if expectation.ok { ("ok", "ok") } else { ("missed", "MISSED") };
+        writeln!(
+            rows,
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td></td><td class=\"{class}\">{verdict}</td></tr>",
+            escape(&part.name),
+            escape(&expectation.metric),
+            expectation.value.map_or_else(|| "missing".to_owned(), |value| format!("{value:.4}")),
+            escape(&expectation.bound),
+        )?;
+    }
+    Ok(rows)
+}
+
+/// The page of one sample, without its frame.
+fn section(paper: &str, part: &Part, html: &str) -> Result<String> {
+    let body = element(html, "main").or_else(|| element(html, "body"));
+    let body = body.with_context(|| format!("{} has neither <main> nor <body>", part.page))?;
+    let folder = match part.page.rsplit_once('/') {
+        Some((folder, _)) => format!("{paper}/{folder}"),
+        None => paper.to_owned(),
+    };
+    Ok(format!(
+        "<section>\n<h2>{}: {}</h2>\n<p>{} numbers in {:.0} s; <a href=\"{paper}/{}\">the page alone</a></p>\n\
+         {}\n</section>\n",
+        escape(&part.name),
+        escape(&part.question),
+        part.values.len(),
+        part.seconds,
+        escape(&part.page),
+        relocate(body, &folder),
     ))
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+
+    const SUMMARY: &str = r#"{"title": "T", "seconds": 3.0, "parts": [{"name": "sample", "question": "Does it?",
+        "page": "sample/report.html", "seconds": 2.0, "values": {"top1": 0.5},
+        "expectations": [{"metric": "top1", "bound": "at least 0.4", "value": 0.5, "ok": true}]}]}"#;
+
+    fn outcome(ok: bool) -> Outcome {
+        let summary = SUMMARY.replace("true", if ok { "true" } else { "false" });
+        let html = "<html><head><style>b{}</style></head><body><img src=\"x.png\"></body></html>".to_owned();
+        Outcome {
+            name: "one".to_owned(),
+            title: "A <title>".to_owned(),
+            ended: true,
+            seconds: 2.0,
+            result: Ok((serde_json::from_str(&summary).unwrap(), vec![html])),
+        }
+    }
 
     #[test]
     fn the_page_holds_every_paper_and_its_failures() {
-        let outcome = |name: &str, ok, result| Outcome {
-            name: name.to_owned(),
-            title: "A <title>".to_owned(),
-            ok,
-            seconds: 2.0,
-            result,
-        };
-        let html = "<html><head><style>b{}</style></head><body><img src=\"x.png\"></body></html>".to_owned();
-        let page = page(&[
-            outcome("one", true, Ok((html, json!({})))),
-            outcome("two", false, Err(anyhow::anyhow!("gone & lost"))),
-        ])
-        .unwrap();
-        for piece in ["b{}", "src=\"one/x.png\"", "A &lt;title&gt;", "gone &amp; lost", "FAILED"] {
+        let mut lost = outcome(true);
+        lost.result = Err(anyhow::anyhow!("gone & lost"));
+        let page = page(&[outcome(true), outcome(false), lost]).unwrap();
+        for piece in
+            ["b{}", "src=\"one/sample/x.png\"", "A &lt;title&gt;", "gone &amp; lost", "MISSED", "Does it?"]
+        {
             assert!(page.contains(piece), "{piece}");
         }
     }
 
     #[test]
-    fn missed_expectations_are_found() {
-        let summary = json!({"expectations": [{"ok": true}, {"ok": false, "name": "x"}]});
-        assert_eq!(missed(&summary).len(), 1);
-        assert!(missed(&json!({})).is_empty());
+    fn a_demo_must_end_well_and_meet_at_least_one_claim() {
+        assert!(outcome(true).ok());
+        assert!(!outcome(false).ok());
+        assert!(!Outcome { ended: false, ..outcome(true) }.ok());
+        let mut silent = outcome(true);
+        if let Ok((summary, _)) = &mut silent.result {
+            summary.parts.clear();
+        }
+        assert!(!silent.ok());
+    }
+
+    #[test]
+    fn pages_outside_the_folder_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("sample")).unwrap();
+        std::fs::write(folder.path().join("sample/report.html"), "<body></body>").unwrap();
+        std::fs::write(folder.path().join("demo.json"), SUMMARY).unwrap();
+        assert!(read(folder.path()).is_ok());
+        std::fs::write(folder.path().join("demo.json"), SUMMARY.replace("sample/report", "../report"))
+            .unwrap();
+        assert!(read(folder.path()).is_err());
     }
 }
