@@ -167,7 +167,7 @@ fn page(outcomes: &[Outcome]) -> Result<String> {
                 }
             }
             Err(error) => {
-                writeln!(sections, "<p>Nothing was written: {}</p>", escape(&format!("{error:#}")))?
+                writeln!(sections, "<p>Nothing was written: {}</p>", escape(&format!("{error:#}")))?;
             }
         }
         writeln!(sections, "</section>")?;
