@@ -90,7 +90,7 @@ impl MemoryBank {
     pub fn from_features(features: &Tensor, momentum: f64) -> Result<Self> {
         check_momentum(momentum)?;
         let (rows, _) = features.dims2()?;
-        let features = features.to_dtype(DType::F32)?.copy()?;
+        let features = features.to_dtype(DType::F32)?.force_contiguous()?;
         for (row, values) in features.to_vec2::<f32>()?.iter().enumerate() {
             if values.iter().any(|v| !v.is_finite()) {
                 return Err(Error::BadRow { what: "memory bank".into(), row });
