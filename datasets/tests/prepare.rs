@@ -176,7 +176,7 @@ fn hostile_archives_leave_nothing() {
     let cases = [
         (with(("../evil", b"x", FILE)), "leads out"),
         (with(("tiny/../../evil", b"x", FILE)), "leads out"),
-        (with(("/tmp/evil", b"x", FILE)), "absolute"),
+        (with(("/evil", b"x", FILE)), "absolute"),
         (with(("tiny/link", b"", tar::EntryType::Symlink)), "neither a plain file"),
         (with(("tiny/link", b"", tar::EntryType::Link)), "neither a plain file"),
         (with(("tiny/fifo", b"", tar::EntryType::Fifo)), "neither a plain file"),
