@@ -180,12 +180,12 @@ pub struct EvalConfig {
     /// Weight of a vote: `exp(s / σ)`. By default the temperature of the loss.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub knn_sigma: Option<f64>,
-    /// Retrieve, for each picture of the first group, the picture of the same name in the second. The set
-    /// must hold two groups of pictures with the same names, `GROUP/NAME`.
+    /// Retrieve, for each picture of either group, the picture of the same name in the other. The training
+    /// and the test part together must hold two groups of pictures with the same names, `GROUP/NAME`.
     pub cross_view: bool,
     /// Which vector is compared.
     pub features: FeatureKind,
-    /// Subtract the mean of the gallery from every vector first, then normalise again.
+    /// Across views, subtract the mean of its group from every vector first, then normalise again.
     pub centre: bool,
     /// Measure raw pixels and the untrained network as well.
     pub baselines: bool,

@@ -22,9 +22,16 @@ const MEASURES: &[(&str, &str)] = &[
 pub(super) struct Needed {
     pub(super) knn: bool,
     pub(super) cross_view: bool,
+    /// Whether the training pictures are the test pictures.
+    pub(super) same: bool,
 }
 
 impl Needed {
+    /// The pictures that look for their partners: of both parts, unless they are the same.
+    pub(super) fn views(self, train: &Features, test: &Features) -> Result<Features> {
+        if self.same { Ok(test.clone()) } else { train.clone().followed_by(test) }
+    }
+
     pub(super) fn measure(
         self,
         cfg: &Config,
@@ -37,7 +44,7 @@ impl Needed {
             values.extend(knn(train, test, cfg, prefix)?);
         }
         if self.cross_view {
-            values.extend(cross_view(test, cfg)?.values(prefix));
+            values.extend(cross_view(&self.views(train, test)?, cfg)?.values(prefix));
         }
         Ok(())
     }

@@ -110,6 +110,21 @@ impl Features {
         &self.rows[index * self.dim..(index + 1) * self.dim]
     }
 
+    /// These vectors, then those of `other`.
+    ///
+    /// # Errors
+    /// If the vectors have another length.
+    pub fn followed_by(mut self, other: &Self) -> Result<Self> {
+        if self.dim != other.dim {
+            return Err(Error::size("features", self.dim, other.dim));
+        }
+        self.rows.extend_from_slice(&other.rows);
+        self.labels.extend_from_slice(&other.labels);
+        self.names.extend_from_slice(&other.names);
+        self.fingerprint = format!("{}+{}", self.fingerprint, other.fingerprint);
+        Ok(self)
+    }
+
     /// A search index over these vectors.
     ///
     /// # Errors

@@ -49,14 +49,12 @@ pub fn knn(train: &Features, test: &Features, cfg: &Config, prefix: &str) -> Res
     .collect())
 }
 
-/// What retrieval across two views found.
+/// What retrieval across two views found: every picture with a partner asks once, in both directions.
 #[derive(Clone, Debug)]
 pub struct Retrieval {
-    /// Rows of the first group that have a partner: the queries.
+    /// Rows that have a partner: those of the first group, then those of the second.
     pub queries: Vec<usize>,
-    /// Rows of the second group: the gallery.
-    pub gallery: Vec<usize>,
-    /// For each query, the five best rows of the gallery.
+    /// For each query, the five best rows of the other group.
     pub found: Vec<Vec<usize>>,
     /// For each query, its partner's row.
     pub partner: Vec<usize>,
@@ -81,8 +79,9 @@ impl Retrieval {
     }
 }
 
-/// For every picture `A/NAME` of the first group, the nearest pictures of the second group `B`; its partner
-/// is `B/NAME`. Groups are ordered by name. With `eval.centre` each group's mean is subtracted first.
+/// For every picture `A/NAME` of one group, the nearest pictures of the other group `B`, in both directions;
+/// its partner is `B/NAME`. Groups are ordered by name. With `eval.centre` each group's mean is subtracted
+/// first.
 ///
 /// # Errors
 /// If names do not form exactly two groups that share a name.
@@ -99,32 +98,47 @@ pub fn cross_view(features: &Features, cfg: &Config) -> Result<Retrieval> {
     let (Some(first), Some(second), None) = (in_order.next(), in_order.next(), in_order.next()) else {
         return Err(Error::config(
             "eval.cross_view",
-            format!("needs two groups of pictures GROUP/NAME, the set has {}", groups.len()),
+            format!("needs two groups of pictures GROUP/NAME, the sets have {}", groups.len()),
         ));
     };
-    let pairs: Vec<(usize, usize)> =
-        first.iter().filter_map(|(name, &row)| second.get(name).map(|&partner| (row, partner))).collect();
-    if pairs.is_empty() {
+    let mut retrieval = Retrieval { queries: Vec::new(), found: Vec::new(), partner: Vec::new() };
+    retrieval.search(features, first, second, cfg.eval.centre)?;
+    retrieval.search(features, second, first, cfg.eval.centre)?;
+    if retrieval.queries.is_empty() {
         return Err(Error::config("eval.cross_view", "the two groups share no picture name"));
     }
-    let (queries, partner): (Vec<usize>, Vec<usize>) = pairs.into_iter().unzip();
-    let gallery: Vec<usize> = second.values().copied().collect();
-    let (mut from, mut to) = (features.select(&queries), features.select(&gallery));
-    if cfg.eval.centre {
-        let (from_mean, to_mean) = (from.mean(), to.mean());
-        (from, to) = (from.centred(&from_mean)?, to.centred(&to_mean)?);
-    } else {
-        (from, to) = (from.normalised()?, to.normalised()?);
-    }
-    let index = to.index()?;
-    let k = 5.min(gallery.len());
-    let mut found = Vec::with_capacity(queries.len());
-    for block in from.rows.chunks(BLOCK * from.dim) {
-        for hits in index.search(block, k)? {
-            found.push(hits.into_iter().map(|hit| gallery[hit.row as usize]).collect());
+    Ok(retrieval)
+}
+
+impl Retrieval {
+    /// Asks for every picture of `from` that `to` has as well.
+    fn search(
+        &mut self,
+        features: &Features,
+        from: &BTreeMap<&str, usize>,
+        to: &BTreeMap<&str, usize>,
+        centre: bool,
+    ) -> Result<()> {
+        let prepare = |rows: &[usize]| {
+            let rows = features.select(rows);
+            if centre { rows.clone().centred(&rows.mean()) } else { rows.normalised() }
+        };
+        let (queries, partners): (Vec<usize>, Vec<usize>) =
+            from.iter().filter_map(|(name, &row)| to.get(name).map(|&partner| (row, partner))).unzip();
+        if queries.is_empty() {
+            return Ok(());
         }
+        let gallery: Vec<usize> = to.values().copied().collect();
+        let (asked, index) = (prepare(&queries)?, prepare(&gallery)?.index()?);
+        for block in asked.rows.chunks(BLOCK * asked.dim) {
+            for hits in index.search(block, 5.min(gallery.len()))? {
+                self.found.push(hits.into_iter().map(|hit| gallery[hit.row as usize]).collect());
+            }
+        }
+        self.queries.extend(queries);
+        self.partner.extend(partners);
+        Ok(())
     }
-    Ok(Retrieval { queries, gallery, found, partner })
 }
 
 #[cfg(test)]
@@ -147,15 +161,14 @@ mod tests {
         let angle = |degrees: f32| [degrees.to_radians().cos(), degrees.to_radians().sin()];
         let rows = [angle(0.0), angle(5.0), angle(90.0), angle(20.0), angle(22.0)].concat();
         let found = cross_view(&features(&names, rows), &Config::default()).unwrap();
-        assert_eq!((found.queries, found.partner), (vec![1, 3], vec![0, 2]));
-        assert_eq!(found.found, [[0, 4, 2], [4, 0, 2]]);
+        assert_eq!((found.queries, found.partner), (vec![1, 3, 0, 2], vec![0, 2, 1, 3]));
+        assert_eq!(found.found, [vec![0, 4, 2], vec![4, 0, 2], vec![1, 3], vec![3, 1]]);
     }
 
     #[test]
     fn recall_counts_the_best() {
         let found = Retrieval {
             queries: vec![0, 1],
-            gallery: vec![2, 3],
             found: vec![vec![2, 3], vec![2, 3]],
             partner: vec![2, 3],
         };

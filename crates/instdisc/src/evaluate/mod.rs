@@ -25,8 +25,8 @@ use crate::recipe::InstDiscRecipe;
 /// Everything `[eval]` asks for, on `split` against the training split.
 ///
 /// Values: `knn`, `knn_top5`, `nn` with features computed anew; `bank_knn`, `bank_nn` with the rows of the
-/// memory bank as they are, as the released code prints; `cross_view_top1`, `cross_view_top5`. With
-/// baselines, the same measured on raw pixels (`raw_*`) and on the untrained network (`random_*`), and the
+/// memory bank as they are, as the released code prints; `cross_view_top1`, `cross_view_top5` among the
+/// pictures of both parts. With baselines, the same measured on raw pixels (`raw_*`) and on the untrained network (`random_*`), and the
 /// distance to both (`*_over_raw`, `*_over_random`).
 ///
 /// # Errors
@@ -42,7 +42,7 @@ pub fn evaluate(
     let train_set = data::open(&cfg.data, root, cfg.data.train_split)?;
     let same = split == cfg.data.train_split;
     let test_set = if same { train_set.clone() } else { data::open(&cfg.data, root, split)? };
-    let needed = baselines::Needed { knn: eval.knn, cross_view: eval.cross_view };
+    let needed = baselines::Needed { knn: eval.knn, cross_view: eval.cross_view, same };
 
     let measure = |model: &InstDisc, report: &mut Report, prefix: &str| -> Result<(Features, Features)> {
         let train = embed(model, cfg, &train_set, ctx)?;
@@ -74,7 +74,7 @@ pub fn evaluate(
     }
     if eval.sheet_queries > 0 {
         if eval.cross_view {
-            report.pictures.push(pair_sheet(cfg, &test_set, &test)?);
+            report.pictures.push(pair_sheet(cfg, [&train_set, &test_set], &needed.views(&train, &test)?)?);
         }
         if eval.knn {
             report.pictures.push(neighbour_sheet(cfg, &train_set, &test_set, &train, &test, same)?);

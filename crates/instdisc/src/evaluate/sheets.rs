@@ -66,24 +66,31 @@ pub fn neighbour_sheet(
     })
 }
 
-/// Pictures of the first group, each with the nearest pictures of the second; green is the same instance.
+/// Pictures of either group, each with the nearest pictures of the other; green is the same instance.
+/// `features` numbers the pictures of the sets one set after the other, or those of the last set alone.
 ///
 /// # Errors
 /// If a picture cannot be read.
-pub fn pair_sheet(cfg: &Config, set: &AnySet, features: &Features) -> Result<Picture> {
+pub fn pair_sheet(cfg: &Config, sets: [&AnySet; 2], features: &Features) -> Result<Picture> {
+    let [first, last] = sets;
+    let before = features.len() - last.len();
+    let picture = |row: usize| match row.checked_sub(before) {
+        Some(row) => picture(last, row),
+        None => picture(first, row),
+    };
     let retrieval = cross_view(features, cfg)?;
     let mut rows = Vec::new();
     for at in spread(retrieval.queries.len(), cfg.eval.sheet_queries) {
-        let mut row = vec![Tile { image: picture(set, retrieval.queries[at])?, border: Some(QUERY) }];
+        let mut row = vec![Tile { image: picture(retrieval.queries[at])?, border: Some(QUERY) }];
         for &found in &retrieval.found[at] {
             let border = Some(if found == retrieval.partner[at] { RIGHT } else { WRONG });
-            row.push(Tile { image: picture(set, found)?, border });
+            row.push(Tile { image: picture(found)?, border });
         }
         rows.push(row);
     }
     Ok(Picture {
         name: "pairs".to_owned(),
-        caption: "Left: a picture of the first group. Right of it: the five nearest of the second group by the \
+        caption: "Left: a picture of one group. Right of it: the five nearest of the other group by the \
                   learned feature, nearest first. Green is the same instance; pairs were not used in training."
             .to_owned(),
         image: sheet(&rows, CELL, GAP, PAPER)?,
