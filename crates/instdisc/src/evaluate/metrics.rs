@@ -167,11 +167,8 @@ mod tests {
 
     #[test]
     fn recall_counts_the_best() {
-        let found = Retrieval {
-            queries: vec![0, 1],
-            found: vec![vec![2, 3], vec![2, 3]],
-            partner: vec![2, 3],
-        };
+        let found =
+            Retrieval { queries: vec![0, 1], found: vec![vec![2, 3], vec![2, 3]], partner: vec![2, 3] };
         assert_eq!((found.recall(1), found.recall(5)), (0.5, 1.0));
     }
 
