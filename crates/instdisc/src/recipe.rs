@@ -8,7 +8,7 @@ use vision_train::optim::SgdConfig;
 use vision_train::{
     Context, Error as TrainError, Loaders, Losses, ParamGroup, Recipe, Report, Schedule, Step,
 };
-use vision_weights::{Array, StateDict};
+use vision_weights::{Array, LoadReport, StateDict};
 
 use crate::bank::MemoryBank;
 use crate::config::train::Config;
@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::evaluate;
 use crate::loss::Criterion;
 use crate::model::InstDisc;
+use crate::weights;
 
 /// The system of the paper: network, memory bank and objective.
 ///
@@ -93,6 +94,10 @@ impl Recipe for InstDiscRecipe {
     fn build(cfg: &Config, params: &ParamStore, ctx: &Context) -> vision_train::Result<Self> {
         let model = InstDisc::new(&cfg.model, params.var_builder()).map_err(TrainError::from)?;
         Ok(Self { model, config: cfg.clone(), training: None, pending: None, device: ctx.device.clone() })
+    }
+
+    fn load_weights(params: &ParamStore, state: StateDict) -> vision_train::Result<LoadReport> {
+        Ok(weights::load(params, state)?)
     }
 
     fn loaders(cfg: &Config, data: &DataRoot, ctx: &Context) -> vision_train::Result<Loaders<Batch>> {

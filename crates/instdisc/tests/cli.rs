@@ -226,3 +226,39 @@ fn pictures_can_be_indexed_and_searched() {
     let feature: serde_json::Value = serde_json::from_str(line.trim()).unwrap();
     assert_eq!(feature["feature"].as_array().unwrap().len(), 128);
 }
+
+#[test]
+fn weights_under_the_names_of_other_programs_are_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = pictures(&folder.path().join("data"));
+    let out = folder.path().join("run");
+    succeed(training(&data, &out).args(["--set", "run.max_steps=1"]));
+    let newest = fs::read_dir(out.join("checkpoints")).unwrap().map(|entry| entry.unwrap().path());
+    let model = newest.map(|path| path.join("model.safetensors")).find(|path| path.is_file()).unwrap();
+    let ours = vision_weights::open(&model).unwrap().state_dict().unwrap();
+
+    // As the authors' program names them: no configuration, a prefix, `shortcut` for the projections.
+    let mut theirs = vision_weights::StateDict::new();
+    for (name, array) in ours.iter() {
+        theirs.insert(format!("state_dict.module.{}", name.replace("downsample", "shortcut")), array.clone());
+    }
+    let foreign = folder.path().join("foreign.safetensors");
+    theirs.save(&foreign).unwrap();
+
+    let exported = folder.path().join("exported.safetensors");
+    let config = out.join("config.toml");
+    let mut export = instdisc();
+    export.arg("export").arg("--weights").arg(&foreign).arg("--config").arg(&config);
+    succeed(export.arg("--out").arg(&exported));
+    let back = vision_weights::open(&exported).unwrap().state_dict().unwrap();
+    for (name, array) in ours.iter() {
+        assert_eq!(back.require(name).unwrap(), array, "{name}");
+    }
+    let mut start = training(&data, &folder.path().join("second"));
+    succeed(start.args(["--set", "run.max_steps=1", "--weights"]).arg(&foreign));
+
+    theirs.insert("state_dict.module.extra", back.require("fc.bias").unwrap().clone());
+    theirs.save(&foreign).unwrap();
+    let mut start = training(&data, &folder.path().join("third"));
+    fail(start.arg("--weights").arg(&foreign), 2, &["extra"]);
+}

@@ -7,7 +7,7 @@ use vision_core::Pass;
 use vision_core::params::ParamStore;
 use vision_core::rng::Key;
 use vision_datasets::{DataRoot, Fingerprint, Loader, Split};
-use vision_weights::StateDict;
+use vision_weights::{LoadReport, StateDict};
 
 use crate::config::RunConfig;
 use crate::context::Context;
@@ -56,6 +56,17 @@ pub trait Recipe: Sized {
     /// # Errors
     /// If the configuration does not describe a model, or a tensor cannot be made.
     fn build(cfg: &Self::Config, params: &ParamStore, ctx: &Context) -> Result<Self>;
+
+    /// Puts weights somebody gave (`--weights`) into the parameters. Only the batch counters, which files of
+    /// other programs lack, may be missing. A paper that knows other writers' names maps them here.
+    ///
+    /// # Errors
+    /// If names or shapes of the file and the model differ.
+    fn load_weights(params: &ParamStore, weights: StateDict) -> Result<LoadReport> {
+        let report = params.load(&weights)?.allow_missing_suffix("num_batches_tracked");
+        report.check()?;
+        Ok(report)
+    }
 
     /// Opens the training data.
     ///

@@ -7,7 +7,6 @@ use vision_core::params::ParamStore;
 use vision_core::rng::Key;
 use vision_datasets::Split;
 use vision_eval::Value;
-use vision_weights::StateDict;
 
 use super::args::{EvalArgs, InfoArgs, TrainArgs};
 use super::context::CliContext;
@@ -63,7 +62,7 @@ pub(super) fn eval<R: PaperCli>(cli: &CliContext, args: &EvalArgs) -> Result<()>
     };
     let checks = on_big_stack(|| {
         let (mut recipe, params) = build::<R>(cli, &resolved)?;
-        load_weights(cli, &params)?;
+        load_weights::<R>(cli, &params)?;
         if let Some(checkpoint) = checkpoint(cli)? {
             recipe.restore(&checkpoint.state)?;
         }
@@ -96,8 +95,7 @@ pub(super) fn export<R: PaperCli>(cli: &CliContext) -> Result<()> {
     let resolved: Resolved<R::Config> = cli.config()?;
     cli.start_logging(None)?;
     let (_, params) = build::<R>(cli, &resolved)?;
-    let weights = load_weights(cli, &params)?;
-    let step = weights.metadata.get("step").and_then(|step| step.parse().ok()).unwrap_or(0);
+    let step = load_weights::<R>(cli, &params)?;
     let mut model = params.state_dict()?;
     model.metadata.extend(model_metadata(R::NAME, &resolved.toml, step));
     model
@@ -162,11 +160,12 @@ fn build<R: PaperCli>(cli: &CliContext, resolved: &Resolved<R::Config>) -> Resul
     Ok((recipe, params))
 }
 
-/// Loads `--weights`. Only the batch counters, which files of other programs lack, may be missing.
-fn load_weights(cli: &CliContext, params: &ParamStore) -> Result<StateDict> {
+/// Loads `--weights`; returns the step they were taken at, 0 if the file does not say.
+fn load_weights<R: PaperCli>(cli: &CliContext, params: &ParamStore) -> Result<u64> {
     let weights = vision_weights::open(cli.weight_file()?)?.state_dict()?;
-    params.load(&weights)?.allow_missing_suffix("num_batches_tracked").check()?;
-    Ok(weights)
+    let step = weights.metadata.get("step").and_then(|step| step.parse().ok()).unwrap_or(0);
+    R::load_weights(params, weights)?;
+    Ok(step)
 }
 
 /// The checkpoint behind `--weights`, if it is one and not a bare weight file.

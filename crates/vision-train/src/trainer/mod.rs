@@ -91,7 +91,7 @@ impl<'a, R: Recipe> Trainer<'a, R> {
         self
     }
 
-    /// Weights to start from. They must fit exactly. Ignored when a checkpoint is resumed.
+    /// Weights to start from, by [`Recipe::load_weights`]. Ignored when a checkpoint is resumed.
     #[must_use]
     pub fn weights(mut self, weights: Option<StateDict>) -> Self {
         self.weights = weights;

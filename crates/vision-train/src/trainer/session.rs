@@ -123,7 +123,7 @@ impl<'a, R: Recipe> Session<'a, R> {
             progress.message(&format!("resuming at step {} from {}", state.step, path.display()));
             saved = Some((state.step, path));
         } else if let Some(weights) = weights {
-            params.load(&weights)?.check()?;
+            R::load_weights(&params, weights)?;
         }
 
         let evaluated = kept_evaluations(&folder, saved.as_ref().map(|(step, _)| *step))?;
