@@ -1,12 +1,15 @@
 //! Training as [`vision_train`] runs it.
 
+use std::sync::{Mutex, PoisonError};
+
 use candle_core::{Device, Tensor};
 use vision_core::params::ParamStore;
 use vision_core::rng::Key;
 use vision_datasets::{DataRoot, Dataset, Split};
+use vision_eval::Value;
 use vision_train::optim::SgdConfig;
 use vision_train::{
-    Context, Error as TrainError, Loaders, Losses, ParamGroup, Recipe, Report, Schedule, Step,
+    Context, Error as TrainError, Loaders, Losses, ParamGroup, Plot, Recipe, Report, Schedule, Step,
 };
 use vision_weights::{Array, LoadReport, StateDict};
 
@@ -30,6 +33,8 @@ pub struct InstDiscRecipe {
     training: Option<Training>,
     /// Features of the batch whose gradient is being taken, for the bank.
     pending: Option<Tensor>,
+    /// What the baselines reach on a split: it does not change while the network learns.
+    baselines: Mutex<Option<(Split, Vec<Value>)>>,
     device: Device,
 }
 
@@ -54,6 +59,24 @@ impl InstDiscRecipe {
     /// The device of the parameters.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// The baselines' numbers on `split`, measured once.
+    pub(crate) fn baselines(
+        &self,
+        split: Split,
+        measure: impl FnOnce() -> Result<Vec<Value>>,
+    ) -> Result<Vec<Value>> {
+        // A thread that panicked inside left the old numbers behind, which are whole.
+        let mut kept = self.baselines.lock().unwrap_or_else(PoisonError::into_inner);
+        match kept.as_ref() {
+            Some((of, values)) if *of == split => Ok(values.clone()),
+            _ => {
+                let values = measure()?;
+                *kept = Some((split, values.clone()));
+                Ok(values)
+            }
+        }
     }
 
     fn start(&mut self, rows: usize) -> Result<()> {
@@ -88,12 +111,27 @@ impl From<Error> for TrainError {
 
 impl Recipe for InstDiscRecipe {
     const NAME: &'static str = "instdisc";
+    const PLOTS: &'static [Plot] = &[
+        Plot { title: "weighted kNN, top-1", names: &["knn", "bank_knn", "raw_knn", "random_knn"] },
+        Plot { title: "nearest neighbour, top-1", names: &["nn", "bank_nn", "raw_nn", "random_nn"] },
+        Plot {
+            title: "retrieval across views, top-1",
+            names: &["cross_view_top1", "raw_cross_view_top1", "random_cross_view_top1"],
+        },
+    ];
     type Config = Config;
     type Batch = Batch;
 
     fn build(cfg: &Config, params: &ParamStore, ctx: &Context) -> vision_train::Result<Self> {
         let model = InstDisc::new(&cfg.model, params.var_builder()).map_err(TrainError::from)?;
-        Ok(Self { model, config: cfg.clone(), training: None, pending: None, device: ctx.device.clone() })
+        Ok(Self {
+            model,
+            config: cfg.clone(),
+            training: None,
+            pending: None,
+            baselines: Mutex::new(None),
+            device: ctx.device.clone(),
+        })
     }
 
     fn load_weights(params: &ParamStore, state: StateDict) -> vision_train::Result<LoadReport> {

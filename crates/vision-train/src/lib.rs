@@ -23,7 +23,7 @@ mod trainer;
 pub use config::{NonFinite, RunConfig};
 pub use context::Context;
 pub use error::{Error, Problem, Result};
-pub use recipe::{Loaders, Losses, ParamGroup, Recipe, RecipeConfig, Scalar, Step};
+pub use recipe::{Loaders, Losses, ParamGroup, Plot, Recipe, RecipeConfig, Scalar, Step};
 pub use report::{Picture, Report, Series, Table};
 pub use run_folder::RunFolder;
 pub use schedule::Schedule;

@@ -46,6 +46,9 @@ pub trait Recipe: Sized {
     const NAME: &'static str;
     /// Optimiser updates per batch; 2 for an adversarial pair. `losses` is called once for each.
     const PHASES: usize = 1;
+    /// Which numbers of the evaluation are drawn over time, and which of them together. If there are none,
+    /// each gets a plot of its own.
+    const PLOTS: &'static [Plot] = &[];
     /// Its configuration.
     type Config: RecipeConfig;
     /// What one loader step yields.
@@ -153,6 +156,15 @@ pub trait Recipe: Sized {
         let _ = cfg;
         Split::Test
     }
+}
+
+/// Numbers of an evaluation that share a plot over the steps of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Plot {
+    /// Heading.
+    pub title: &'static str,
+    /// Names of the numbers, in the order of the legend; those the evaluation does not give are left out.
+    pub names: &'static [&'static str],
 }
 
 /// What a recipe trains on.

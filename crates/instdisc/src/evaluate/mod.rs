@@ -61,13 +61,17 @@ pub fn evaluate(
         report.values.extend(knn(&rows, &queries, cfg, "bank_")?);
     }
     if eval.baselines {
-        let raw_train = raw_pixels(cfg, &train_set)?;
-        let raw_test = if same { raw_train.clone() } else { raw_pixels(cfg, &test_set)? };
-        needed.measure(cfg, &raw_train, &raw_test, "raw_", &mut report.values)?;
-        // The same seed gives the same first weights as the run had.
-        let params = ParamStore::new(Key::new(cfg.run.seed).fold("init"), ctx.dtype, recipe.device());
-        let untrained = InstDisc::new(&cfg.model, params.var_builder())?;
-        measure(&untrained, &mut report, "random_")?;
+        report.values.extend(recipe.baselines(split, || {
+            let mut found = Report::default();
+            let raw_train = raw_pixels(cfg, &train_set)?;
+            let raw_test = if same { raw_train.clone() } else { raw_pixels(cfg, &test_set)? };
+            needed.measure(cfg, &raw_train, &raw_test, "raw_", &mut found.values)?;
+            // The same seed gives the same first weights as the run had.
+            let params = ParamStore::new(Key::new(cfg.run.seed).fold("init"), ctx.dtype, recipe.device());
+            let untrained = InstDisc::new(&cfg.model, params.var_builder())?;
+            measure(&untrained, &mut found, "random_")?;
+            Ok(found.values)
+        })?);
         let over = baselines::differences(&report.values);
         report.tables.push(baselines::table(cfg, &report.values));
         report.values.extend(over);

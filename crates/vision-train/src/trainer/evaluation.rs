@@ -11,7 +11,7 @@ use super::Outcome;
 use super::session::Session;
 use crate::config::{Check, check_expectations};
 use crate::error::{Error, Result};
-use crate::recipe::Recipe;
+use crate::recipe::{Plot, Recipe};
 use crate::report::{Page, Series, read_values, write_report};
 use crate::run_folder::{RunFolder, read_text};
 use crate::sinks::Row;
@@ -116,7 +116,7 @@ impl<R: Recipe> Session<'_, R> {
             ),
             checks,
             report: self.report.as_ref(),
-            curves: curves(self.metrics.rows()),
+            curves: curves(self.metrics.rows(), R::PLOTS),
             facts: self.facts.clone(),
             config: &self.resolved.toml,
         };
@@ -172,9 +172,13 @@ pub(super) fn kept_evaluations(folder: &RunFolder, step: Option<u64>) -> Result<
     Ok(kept)
 }
 
-/// One plot per number: losses first, then evaluations, then the machine's.
-fn curves(rows: &[Row]) -> Vec<Series> {
-    type Points = Vec<(f64, f64)>;
+/// Points of one number over the steps.
+type Points = Vec<(f64, f64)>;
+
+/// Losses first, then evaluations, then the learning rate and what concerns the machine. Numbers of the
+/// evaluation are drawn together as `plots` say; without any, each by itself.
+fn curves(rows: &[Row], plots: &[Plot]) -> Vec<Series> {
+    const EVALUATION: u8 = 1;
     let mut lines: BTreeMap<(u8, &str, &str), Points> = BTreeMap::new();
     for row in rows {
         let Some(value) = row.value else { continue };
@@ -182,17 +186,70 @@ fn curves(rows: &[Row]) -> Vec<Series> {
             ("train", "lr") => 2,
             ("train", _) => 0,
             ("system", _) | (_, "evaluation_seconds") => 3,
-            _ => 1,
+            _ => EVALUATION,
         };
         lines.entry((rank, &row.split, &row.name)).or_default().push((row.step as f64, value));
     }
-    lines
-        .into_iter()
-        .map(|((_, split, name), points)| Series {
-            title: format!("{split}: {name}"),
-            x_label: "step".to_owned(),
-            y_label: name.to_owned(),
-            lines: vec![(name.to_owned(), points)],
+    let alone = |(&(_, split, name), points): (&(u8, &str, &str), &Points)| Series {
+        title: format!("{split}: {name}"),
+        x_label: "step".to_owned(),
+        y_label: name.to_owned(),
+        lines: vec![(name.to_owned(), points.clone())],
+    };
+    if plots.is_empty() {
+        return lines.iter().map(alone).collect();
+    }
+    let splits: BTreeSet<&str> =
+        lines.keys().filter(|(rank, ..)| *rank == EVALUATION).map(|(_, split, _)| *split).collect();
+    let lines = &lines;
+    let together = splits.iter().flat_map(|&split| {
+        plots.iter().filter_map(move |plot| {
+            let line = |name: &&str| {
+                lines.get(&(EVALUATION, split, *name)).map(|points| ((*name).to_owned(), points.clone()))
+            };
+            let lines: Vec<(String, Points)> = plot.names.iter().filter_map(line).collect();
+            (!lines.is_empty()).then(|| Series {
+                title: format!("{split}: {}", plot.title),
+                x_label: "step".to_owned(),
+                y_label: String::new(),
+                lines,
+            })
         })
-        .collect()
+    });
+    let before = lines.iter().filter(|((rank, ..), _)| *rank < EVALUATION).map(alone);
+    let after = lines.iter().filter(|((rank, ..), _)| *rank > EVALUATION).map(alone);
+    before.chain(together).chain(after).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(step: u64, split: &str, name: &str) -> Row {
+        Row { step, epoch: 0, split: split.to_owned(), name: name.to_owned(), value: Some(step as f64) }
+    }
+
+    #[test]
+    fn numbers_of_an_evaluation_share_a_plot() {
+        let rows = [
+            row(1, "train", "loss"),
+            row(1, "train", "lr"),
+            row(2, "test", "knn"),
+            row(2, "test", "raw_knn"),
+            row(2, "test", "other"),
+            row(4, "test", "knn"),
+        ];
+        let titles = |series: &[Series]| series.iter().map(|s| s.title.clone()).collect::<Vec<_>>();
+        let plots = [
+            Plot { title: "accuracy", names: &["knn", "missing", "raw_knn"] },
+            Plot { title: "nothing", names: &["absent"] },
+        ];
+        let drawn = curves(&rows, &plots);
+        assert_eq!(titles(&drawn), ["train: loss", "test: accuracy", "train: lr"]);
+        assert_eq!(
+            drawn[1].lines,
+            [("knn".to_owned(), vec![(2.0, 2.0), (4.0, 4.0)]), ("raw_knn".to_owned(), vec![(2.0, 2.0)])]
+        );
+        assert_eq!(curves(&rows, &[]).len(), 5);
+    }
 }
