@@ -5,6 +5,7 @@
 )]
 
 pub mod backbones;
+pub mod cpu;
 mod error;
 mod map;
 pub mod nn;

@@ -6,9 +6,13 @@
 //!
 //! The gradient of an input that takes part in no graph, such as a picture, is not computed.
 
-mod gather;
+mod depthwise;
 pub(super) mod gemm;
 mod kernels;
+mod panels;
+mod product;
+mod weight_gradient;
+mod windows;
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Shape, Tensor};

@@ -1,16 +1,16 @@
 //! Shared plumbing of the operations: slices of tensors, typed dispatch, checks.
 
-use std::cell::Cell;
-
 use candle_core::{CpuStorage, DType, Layout, Storage, Tensor, WithDType};
 use rayon::prelude::*;
 
+use crate::cpu::kernels::HasKernels;
+use crate::cpu::{Isa, active};
 use crate::error::{Error, Result};
 
 /// The element types of the CPU kernels: `f32` and `f64`.
 ///
 /// Arithmetic comes from [`WithDType`]; this adds what kernels need beyond it.
-pub(crate) trait Float: WithDType + Default + std::ops::Neg<Output = Self> {
+pub(crate) trait Float: WithDType + Default + std::ops::Neg<Output = Self> + HasKernels {
     /// Zero.
     const ZERO: Self;
     /// One.
@@ -26,10 +26,6 @@ pub(crate) trait Float: WithDType + Default + std::ops::Neg<Output = Self> {
     fn ln_1p(self) -> Self;
     /// Absolute value.
     fn abs(self) -> Self;
-    /// Calls `work` with a buffer that this thread keeps, of any length and content.
-    ///
-    /// Blocks of a kernel reuse their memory this way instead of asking the system for fresh pages.
-    fn with_scratch<R>(work: impl FnOnce(&mut Vec<Self>) -> R) -> R;
 }
 
 macro_rules! impl_float {
@@ -50,16 +46,6 @@ macro_rules! impl_float {
             }
             fn abs(self) -> Self {
                 $type::abs(self)
-            }
-            fn with_scratch<R>(work: impl FnOnce(&mut Vec<Self>) -> R) -> R {
-                thread_local! {
-                    static SCRATCH: Cell<Vec<$type>> = const { Cell::new(Vec::new()) };
-                }
-                // Taken out, so that a nested call gets a buffer of its own.
-                let mut buffer = SCRATCH.take();
-                let result = work(&mut buffer);
-                SCRATCH.set(buffer);
-                result
             }
         }
     };
@@ -210,9 +196,9 @@ pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
         fn with_avx2<R>(work: impl FnOnce() -> R) -> R {
             work()
         }
-        if is_x86_feature_detected!("avx2") {
+        if active() >= Isa::Avx2 {
             #[allow(unsafe_code, reason = "calls code that needs a feature of the processor")]
-            // SAFETY: the feature was detected on the line above.
+            // SAFETY: `active` is never wider than what was detected.
             return unsafe { with_avx2(work) };
         }
     }

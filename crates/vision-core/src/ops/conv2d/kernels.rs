@@ -1,106 +1,16 @@
 //! The three products of a convolution on the CPU.
 //!
-//! Each collects windows into blocks of matrix rows that stay in cache and multiplies block by block. The
-//! blocks depend on the sizes only, and sums over blocks run in a fixed order, so results do not depend on
-//! the number of threads.
+//! Work is cut by the sizes only, and partial sums are added in a fixed order, so results do not depend on the
+//! number of threads.
 
-use rayon::prelude::*;
+#![allow(unsafe_code, reason = "results are written into memory that is not initialised first")]
 
 use super::Geometry;
-use super::gather::{Grid, Source, Tap, runs};
-use super::gemm::{Matrix, multiply};
+use super::panels::Panels;
+use super::product::{Epilogue, Place, Shared, product};
+use super::windows::{Grid, Padded, Source, Tap, Windows};
+use super::{depthwise, weight_gradient as weights};
 use crate::ops::support::Float;
-
-/// Rows per block for `pixels` rows of `row_len` elements: about 256 KiB of `f32`, and no fewer than 8
-/// blocks if there are pixels enough.
-fn block_rows(pixels: usize, row_len: usize) -> usize {
-    const ELEMENTS: usize = 1 << 16;
-    let cache = (ELEMENTS / row_len.max(1)).clamp(128, 2048);
-    cache.min(pixels.div_ceil(8).max(32)).next_multiple_of(8)
-}
-
-/// Which source pixels the target pixels see.
-struct Windows<'a, T> {
-    source: Source<'a, T>,
-    grid: Grid,
-    taps: &'a [Tap],
-}
-
-/// `out[pixel, group's channels] = window(pixel, group) * weight[group] + bias` for every target pixel.
-///
-/// `weight` is `(groups, taps * source channels per group, out channels per group)`, `out` is
-/// `(pixels, out_channels)` and is overwritten.
-fn windows_times_weight<T: Float>(
-    Windows { source, grid, taps }: &Windows<'_, T>,
-    groups: usize,
-    weight: &[T],
-    bias: Option<&[T]>,
-    out: &mut [T],
-    out_channels: usize,
-) {
-    if out.is_empty() {
-        return;
-    }
-    let take = source.channels / groups;
-    let give = out_channels / groups;
-    let row_len = taps.len() * take;
-    let direct = grid.is_identity(source, taps);
-    let runs = runs(taps);
-    let block = block_rows(out.len() / out_channels, row_len);
-    let multiply_block = |rows: &mut Vec<T>, index: usize, out: &mut [T]| {
-        let start = index * block;
-        let pixels = out.len() / out_channels;
-        if let Some(bias) = bias {
-            for pixel in out.chunks_exact_mut(out_channels) {
-                pixel.copy_from_slice(bias);
-            }
-        }
-        for group in 0..groups {
-            let a = if direct {
-                let from = (start * source.channels + group * take).min(source.data.len());
-                Matrix::rows(&source.data[from..], source.channels)
-            } else {
-                rows.resize(pixels * row_len, T::ZERO);
-                grid.collect(source, &runs, [group * take, take], start, row_len, rows);
-                Matrix::rows(rows, row_len)
-            };
-            let b = Matrix::rows(&weight[group * row_len * give..(group + 1) * row_len * give], give);
-            multiply([pixels, row_len, give], a, b, &mut out[group * give..], out_channels, bias.is_some());
-        }
-    };
-    out.par_chunks_mut(block * out_channels)
-        .enumerate()
-        .for_each(|(index, out)| T::with_scratch(|rows| multiply_block(rows, index, out)));
-}
-
-/// Weights `(O, C / groups, kh, kw)` as `(groups, taps, C / groups, O / groups)`, or with the last two axes
-/// exchanged if `transposed`.
-fn pack<T: Float>(geometry: &Geometry, taps: &[Tap], weight: &[T], transposed: bool) -> Vec<T> {
-    let [cg, og] = [geometry.group_in(), geometry.group_out()];
-    let [kh, kw] = geometry.kernel;
-    let mut packed = vec![T::ZERO; geometry.groups() * taps.len() * cg * og];
-    if packed.is_empty() {
-        return packed;
-    }
-    packed.par_chunks_mut(cg * og).enumerate().for_each(|(index, out)| {
-        let (group, tap) = (index / taps.len(), &taps[index % taps.len()]);
-        let at = |o: usize, c: usize| weight[(((group * og + o) * cg + c) * kh + tap.at[0]) * kw + tap.at[1]];
-        if transposed {
-            for (o, out) in out.chunks_exact_mut(cg).enumerate() {
-                for (c, out) in out.iter_mut().enumerate() {
-                    *out = at(o, c);
-                }
-            }
-        } else {
-            for (c, out) in out.chunks_exact_mut(og).enumerate() {
-                for (o, out) in out.iter_mut().enumerate() {
-                    *out = at(o, c);
-                }
-            }
-        }
-    });
-    packed
-}
 
 /// The taps of the forward pass, with offsets from `output pixel * stride`.
 fn forward_taps(geometry: &Geometry) -> Vec<Tap> {
@@ -137,15 +47,39 @@ fn backward_taps(geometry: &Geometry, phase: [usize; 2]) -> Vec<Tap> {
     taps
 }
 
+/// Whether each channel is a group of its own.
+fn is_depthwise(g: &Geometry) -> bool {
+    g.groups() > 1 && g.group_in() == 1 && g.group_out() == 1
+}
+
+fn input_source<'a, T>(g: &Geometry, data: &'a [T]) -> Source<'a, T> {
+    Source { data, batch: g.batch, height: g.input[0], width: g.input[1], channels: g.in_channels }
+}
+
+fn output_grid(g: &Geometry) -> Grid {
+    Grid { size: g.output, step: g.args.stride }
+}
+
 /// `(N, H, W, C)` and `(O, C / groups, kh, kw)` to `(N, OH, OW, O)`.
 pub(super) fn forward<T: Float>(g: &Geometry, input: &[T], weight: &[T], bias: Option<&[T]>) -> Vec<T> {
     let taps = forward_taps(g);
-    let packed = pack(g, &taps, weight, false);
-    let source = Source { data: input, height: g.input[0], width: g.input[1], channels: g.in_channels };
-    let grid = Grid { size: g.output, step: g.args.stride };
-    let mut out = vec![T::ZERO; g.batch * grid.area() * g.out_channels];
-    let windows = Windows { source, grid, taps: &taps };
-    windows_times_weight(&windows, g.groups(), &packed, bias, &mut out, g.out_channels);
+    if is_depthwise(g) {
+        return depthwise::forward(g, &taps, input, weight, bias);
+    }
+    let (source, grid) = (input_source(g, input), output_grid(g));
+    let padded = Padded::if_useful(&source, grid, &taps, g.groups());
+    let windows = Windows::new(source, padded.as_ref(), grid, &taps, g.groups());
+    let panels = Panels::pack(g, &taps, weight, false);
+    let count = g.batch * grid.area() * g.out_channels;
+    let mut out = Vec::with_capacity(count);
+    let place = Place { size: g.output, origin: [0, 0], step: [1, 1] };
+    let epilogue = Epilogue { bias, ..Epilogue::NONE };
+    // SAFETY: `out` has room for `count` elements and is not used otherwise; the grid is the whole map, so all of
+    // them are written.
+    unsafe {
+        product(&windows, g.groups(), &panels, epilogue, Shared::new(out.as_mut_ptr()), place);
+        out.set_len(count);
+    }
     out
 }
 
@@ -154,113 +88,50 @@ pub(super) fn forward<T: Float>(g: &Geometry, input: &[T], weight: &[T], bias: O
 /// Input pixels that agree modulo the stride see the same taps, so each such phase is a plain convolution
 /// of the output gradient; nothing is scattered.
 pub(super) fn data_gradient<T: Float>(g: &Geometry, weight: &[T], grad: &[T]) -> Vec<T> {
-    let source = Source { data: grad, height: g.output[0], width: g.output[1], channels: g.out_channels };
+    if is_depthwise(g) {
+        return depthwise::data_gradient(g, |phase| backward_taps(g, phase), weight, grad);
+    }
+    let source = Source {
+        data: grad,
+        batch: g.batch,
+        height: g.output[0],
+        width: g.output[1],
+        channels: g.out_channels,
+    };
     let [sy, sx] = g.args.stride;
     let [height, width] = g.input;
-    let c = g.in_channels;
-    let phase = |py: usize, px: usize| -> Vec<T> {
-        // Rows `py, py + sy, ...` below `height`.
-        let size = [(height.saturating_sub(py)).div_ceil(sy), (width.saturating_sub(px)).div_ceil(sx)];
-        let grid = Grid { size, step: [1, 1] };
-        let taps = backward_taps(g, [py, px]);
-        let mut out = vec![T::ZERO; g.batch * grid.area() * c];
-        if !taps.is_empty() {
-            let packed = pack(g, &taps, weight, true);
-            let windows = Windows { source, grid, taps: &taps };
-            windows_times_weight(&windows, g.groups(), &packed, None, &mut out, c);
-        }
-        out
-    };
-    if [sy, sx] == [1, 1] {
-        return phase(0, 0);
-    }
-    let mut out = vec![T::ZERO; g.batch * height * width * c];
-    if out.is_empty() {
-        return out;
-    }
+    let count = g.batch * height * width * g.in_channels;
+    let mut out = Vec::with_capacity(count);
     for py in 0..sy.min(height) {
         for px in 0..sx.min(width) {
-            let part = phase(py, px);
-            let (rows, columns) = ((height - py).div_ceil(sy), (width - px).div_ceil(sx));
-            out.par_chunks_mut(height * width * c).zip(part.par_chunks(rows * columns * c)).for_each(
-                |(image, part)| {
-                    for (row, part) in
-                        image.chunks_exact_mut(width * c).skip(py).step_by(sy).zip(part.chunks(columns * c))
-                    {
-                        for (pixel, part) in
-                            row.chunks_exact_mut(c).skip(px).step_by(sx).zip(part.chunks_exact(c))
-                        {
-                            pixel.copy_from_slice(part);
-                        }
-                    }
-                },
-            );
+            // Rows `py, py + sy, ...` below `height`, and columns likewise.
+            let size = [(height - py).div_ceil(sy), (width - px).div_ceil(sx)];
+            let grid = Grid { size, step: [1, 1] };
+            let taps = backward_taps(g, [py, px]);
+            let padded = Padded::if_useful(&source, grid, &taps, g.groups());
+            let windows = Windows::new(source, padded.as_ref(), grid, &taps, g.groups());
+            let panels = Panels::pack(g, &taps, weight, true);
+            let place = Place { size: g.input, origin: [py, px], step: [sy, sx] };
+            // SAFETY: `out` has room for `count` elements and is not used otherwise; row `py + sy * y` of a grid
+            // with `size` rows is below `height`, and columns likewise.
+            unsafe {
+                product(&windows, g.groups(), &panels, Epilogue::NONE, Shared::new(out.as_mut_ptr()), place);
+            }
         }
     }
+    // SAFETY: every input pixel belongs to one phase, so all `count` elements were written.
+    unsafe { out.set_len(count) };
     out
 }
 
 /// The gradient of the weights, `(O, C / groups, kh, kw)`, from input and output gradient.
 pub(super) fn weight_gradient<T: Float>(g: &Geometry, input: &[T], grad: &[T]) -> Vec<T> {
-    let [cg, og] = [g.group_in(), g.group_out()];
-    let [kh, kw] = g.kernel;
-    let mut out = vec![T::ZERO; g.out_channels * cg * kh * kw];
-    let source = Source { data: input, height: g.input[0], width: g.input[1], channels: g.in_channels };
-    let grid = Grid { size: g.output, step: g.args.stride };
-    let pixels = g.batch * grid.area();
-    if out.is_empty() || pixels == 0 {
-        return out;
-    }
     let taps = forward_taps(g);
-    let direct = grid.is_identity(&source, &taps);
-    // Large kernels are cut by kernel row as well, so that few partial sums have to be kept.
-    let taps_per_part = if out.len() >= 1 << 17 { kw } else { taps.len() };
-    let parts: Vec<&[Tap]> = taps.chunks(taps_per_part).collect();
-    // The sums of all chunks together stay below 2 MiB of `f32` unless two chunks are larger already.
-    let chunks = ((1 << 19) / out.len()).clamp(2, 16).min(pixels.div_ceil(64));
-    let chunk = pixels.div_ceil(chunks);
-    let tasks: Vec<(usize, &[Tap])> =
-        (0..pixels).step_by(chunk).flat_map(|start| parts.iter().map(move |part| (start, *part))).collect();
-    let sums: Vec<Vec<T>> = tasks
-        .par_iter()
-        .map(|&(start, taps)| {
-            let row_len = taps.len() * cg;
-            let runs = runs(taps);
-            let end = (start + chunk).min(pixels);
-            let block = block_rows(pixels, row_len);
-            let mut sum = vec![T::ZERO; g.out_channels * row_len];
-            T::with_scratch(|rows| {
-                for from in (start..end).step_by(block) {
-                    let len = block.min(end - from);
-                    for group in 0..g.groups() {
-                        let a = if direct {
-                            let at = from * source.channels + group * cg;
-                            Matrix::rows(&source.data[at..], source.channels)
-                        } else {
-                            rows.resize(len * row_len, T::ZERO);
-                            grid.collect(&source, &runs, [group * cg, cg], from, row_len, rows);
-                            Matrix::rows(rows, row_len)
-                        };
-                        let b = Matrix::rows(&grad[from * g.out_channels + group * og..], g.out_channels);
-                        let sum = &mut sum[group * og * row_len..(group + 1) * og * row_len];
-                        multiply([og, len, row_len], b.transposed(), a, sum, row_len, true);
-                    }
-                }
-            });
-            sum
-        })
-        .collect();
-    // (taps of a part, C / groups) per output channel, to (C / groups, kh * kw), chunk by chunk.
-    out.par_chunks_mut(cg * kh * kw).enumerate().for_each(|(o, out)| {
-        for ((_, taps), sum) in tasks.iter().zip(&sums) {
-            let sum = &sum[o * taps.len() * cg..(o + 1) * taps.len() * cg];
-            for (tap, sum) in taps.iter().zip(sum.chunks_exact(cg)) {
-                let at = tap.at[0] * kw + tap.at[1];
-                for (out, &sum) in out.iter_mut().skip(at).step_by(kh * kw).zip(sum) {
-                    *out += sum;
-                }
-            }
-        }
-    });
-    out
+    if is_depthwise(g) {
+        return depthwise::weight_gradient(g, &taps, input, grad);
+    }
+    let (source, grid) = (input_source(g, input), output_grid(g));
+    let padded = Padded::if_useful(&source, grid, &taps, g.groups());
+    let windows = Windows::new(source, padded.as_ref(), grid, &taps, g.groups());
+    weights::weight_gradient(g, &windows, &taps, grad)
 }
