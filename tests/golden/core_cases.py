@@ -61,6 +61,41 @@ def conv2d(w):
     w.error("conv2d", "error_rank", {"input": w.randn(2, 3, 3), "weight": w.randn(2, 2, 1, 1)}, {}, "input")
 
 
+def conv_transpose2d(w):
+    def add(name, x, weight, bias=True, dtype="float32", layout=None, **args):
+        w.start("conv_transpose2d", name)
+        inputs = {"input": w.randn(*x), "weight": w.randn(*weight, std=(weight[0] * weight[2] * weight[3]) ** -0.5)}
+        if bias:
+            inputs["bias"] = w.randn(weight[1] * args.get("groups", 1))
+        shown = dict(args)
+        if layout:
+            shown["layout"] = layout
+        w.case("conv_transpose2d", name,
+               lambda i, _: {"output": F.conv_transpose2d(i["input"], i["weight"], i.get("bias"), **args)},
+               inputs, args=shown, dtype=dtype, rtol=1e-5 if dtype == "float32" else 1e-12,
+               atol=2e-5 if dtype == "float32" else 1e-12)
+
+    add("3x3", (2, 4, 5, 6), (4, 3, 3, 3), padding=1)
+    add("4x4_stride2_pad1", (2, 5, 6, 4), (5, 18, 4, 4), stride=2, padding=1)
+    add("2x2_stride2", (1, 17, 5, 3), (17, 4, 2, 2), stride=2)
+    add("3x3_stride2_output_padding", (2, 3, 5, 7), (3, 4, 3, 3), stride=2, padding=1, output_padding=1)
+    add("output_padding_one_axis", (1, 3, 4, 4), (3, 2, 3, 3), stride=[2, 3], padding=1, output_padding=[1, 0])
+    add("dilation2", (1, 3, 5, 4), (3, 5, 3, 3), dilation=2, padding=1)
+    add("stride3_kernel2", (1, 2, 3, 4), (2, 3, 2, 2), stride=3)
+    add("groups2", (2, 6, 4, 5), (6, 4, 3, 3), groups=2, stride=2, padding=1)
+    add("depthwise", (2, 5, 4, 4), (5, 1, 4, 4), groups=5, stride=2, padding=1)
+    add("1x1_no_bias", (3, 20, 3, 3), (20, 33, 1, 1), bias=False)
+    add("one_pixel", (4, 3, 1, 1), (3, 6, 4, 4), stride=1)
+    add("float64", (2, 4, 4, 5), (4, 6, 4, 4), dtype="float64", stride=2, padding=1)
+    add("channels_last", (2, 4, 5, 6), (4, 3, 3, 3), layout="channels_last", padding=1)
+    add("transposed", (2, 4, 5, 6), (4, 3, 3, 3), layout="transposed", stride=2)
+    add("empty_batch", (0, 4, 5, 6), (4, 3, 3, 3), stride=2)
+    w.error("conv_transpose2d", "error_channels", {"input": w.randn(1, 3, 4, 4), "weight": w.randn(2, 2, 3, 3)}, {},
+            "weight")
+    w.error("conv_transpose2d", "error_output_padding",
+            {"input": w.randn(1, 2, 4, 4), "weight": w.randn(2, 2, 3, 3)}, {"output_padding": 1}, "output_padding")
+
+
 def max_pool2d(w):
     def add(name, x, kernel_size, layout=None, make=None, **args):
         w.start("max_pool2d", name)

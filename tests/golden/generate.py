@@ -23,6 +23,7 @@ from caselib import Writer
 # tests/src/registry, and `cargo xtask tidy` checks that both are there.
 FAMILIES = [
     ("conv2d", ["conv2d"], core_cases.conv2d),
+    ("conv_transpose2d", ["conv_transpose2d"], core_cases.conv_transpose2d),
     ("max_pool2d", ["max_pool2d"], core_cases.max_pool2d),
     ("adaptive_avg_pool2d", ["adaptive_avg_pool2d"], core_cases.adaptive_avg_pool2d),
     ("batch_norm", ["batch_norm"], core_cases.batch_norm),

@@ -9,6 +9,7 @@ use crate::case::{Case, Outputs};
 
 pub(super) const OPS: &[Op] = &[
     op("conv2d", &["conv2d"], conv2d),
+    op("conv_transpose2d", &["conv_transpose2d"], conv_transpose2d),
     op("max_pool2d", &["max_pool2d"], max_pool2d),
     op("adaptive_avg_pool2d", &["adaptive_avg_pool2d"], adaptive_avg_pool2d),
     op("batch_norm", &["batch_norm"], batch_norm),
@@ -30,6 +31,18 @@ fn conv2d(case: &Case) -> Result<Outputs> {
     };
     let bias = case.maybe("bias");
     Ok(Outputs::one(ops::conv2d(&case.input("input")?, &case.input("weight")?, bias.as_ref(), &args)?))
+}
+
+fn conv_transpose2d(case: &Case) -> Result<Outputs> {
+    let args = ops::ConvTranspose2dArgs {
+        stride: case.args.pair("stride")?.unwrap_or([1, 1]),
+        padding: case.args.pair("padding")?.unwrap_or([0, 0]),
+        output_padding: case.args.pair("output_padding")?.unwrap_or([0, 0]),
+        dilation: case.args.pair("dilation")?.unwrap_or([1, 1]),
+        groups: case.args.usize("groups", 1)?,
+    };
+    let (input, weight, bias) = (case.input("input")?, case.input("weight")?, case.maybe("bias"));
+    Ok(Outputs::one(ops::conv_transpose2d(&input, &weight, bias.as_ref(), &args)?))
 }
 
 fn max_pool2d(case: &Case) -> Result<Outputs> {

@@ -8,7 +8,7 @@
 
 mod depthwise;
 pub(super) mod gemm;
-mod kernels;
+pub(super) mod kernels;
 mod panels;
 mod product;
 mod weight_gradient;
@@ -69,14 +69,14 @@ fn output_size(size: usize, kernel: usize, padding: usize, dilation: usize, stri
 
 /// Sizes of one convolution, all checked.
 #[derive(Clone, Copy, Debug)]
-struct Geometry {
-    batch: usize,
-    input: [usize; 2],
-    output: [usize; 2],
-    in_channels: usize,
-    out_channels: usize,
-    kernel: [usize; 2],
-    args: Conv2dArgs,
+pub(super) struct Geometry {
+    pub(super) batch: usize,
+    pub(super) input: [usize; 2],
+    pub(super) output: [usize; 2],
+    pub(super) in_channels: usize,
+    pub(super) out_channels: usize,
+    pub(super) kernel: [usize; 2],
+    pub(super) args: Conv2dArgs,
 }
 
 impl Geometry {
@@ -134,11 +134,11 @@ impl Geometry {
         self.out_channels / self.args.groups
     }
 
-    fn input_dims(&self) -> [usize; 4] {
+    pub(super) fn input_dims(&self) -> [usize; 4] {
         [self.batch, self.input[0], self.input[1], self.in_channels]
     }
 
-    fn output_dims(&self) -> [usize; 4] {
+    pub(super) fn output_dims(&self) -> [usize; 4] {
         [self.batch, self.output[0], self.output[1], self.out_channels]
     }
 }
@@ -217,7 +217,12 @@ impl Conv {
         let dy = storage_slice::<T>("conv2d: gradient", &sg, lg)?;
         let dx = if input.track_op() {
             let (s, l) = weight.storage_and_layout();
-            let dx = kernels::data_gradient(&self.geometry, storage_slice::<T>("conv2d: weight", &s, l)?, dy);
+            let dx = kernels::data_gradient(
+                &self.geometry,
+                storage_slice::<T>("conv2d: weight", &s, l)?,
+                dy,
+                None,
+            );
             Some(Tensor::from_vec(dx, self.geometry.input_dims().as_slice(), &Device::Cpu)?)
         } else {
             None

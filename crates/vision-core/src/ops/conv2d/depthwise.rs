@@ -68,19 +68,20 @@ fn multiply_add<T: Float>(out: &mut [T], a: &[T], b: &[T]) {
     }
 }
 
-/// The gradient of the input; `taps_of` gives the taps that reach input pixels of a phase of the stride.
+/// The gradient of the input plus `bias`; `taps_of` gives the taps that reach input pixels of a phase of the stride.
 pub(super) fn data_gradient<T: Float>(
     g: &Geometry,
     taps_of: impl Fn([usize; 2]) -> Vec<Tap>,
     weight: &[T],
     grad: &[T],
+    bias: Option<&[T]>,
 ) -> Vec<T> {
     let c = g.in_channels;
     let [height, width] = g.input;
     let [sy, sx] = g.args.stride;
     let image_len = g.output[0] * g.output[1] * c;
     let mut out = vec![T::ZERO; g.batch * height * width * c];
-    if out.is_empty() || image_len == 0 {
+    if out.is_empty() {
         return out;
     }
     let phases: Vec<Vec<(Vec<Tap>, Vec<T>)>> = (0..sy.min(height))
@@ -98,6 +99,9 @@ pub(super) fn data_gradient<T: Float>(
         let y = row % height;
         vectorised(|| {
             for (x, out) in out.chunks_exact_mut(c).enumerate() {
+                if let Some(bias) = bias {
+                    out.copy_from_slice(bias);
+                }
                 let (taps, packed) = &phases[y % sy][x % sx];
                 for (tap, weight) in taps.iter().zip(packed.chunks_exact(c)) {
                     if let Some(pixel) = seen(tap, [y / sy, x / sx], g.output) {

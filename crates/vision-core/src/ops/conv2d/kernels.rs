@@ -61,7 +61,12 @@ fn output_grid(g: &Geometry) -> Grid {
 }
 
 /// `(N, H, W, C)` and `(O, C / groups, kh, kw)` to `(N, OH, OW, O)`.
-pub(super) fn forward<T: Float>(g: &Geometry, input: &[T], weight: &[T], bias: Option<&[T]>) -> Vec<T> {
+pub(in crate::ops) fn forward<T: Float>(
+    g: &Geometry,
+    input: &[T],
+    weight: &[T],
+    bias: Option<&[T]>,
+) -> Vec<T> {
     let taps = forward_taps(g);
     if is_depthwise(g) {
         return depthwise::forward(g, &taps, input, weight, bias);
@@ -83,13 +88,18 @@ pub(super) fn forward<T: Float>(g: &Geometry, input: &[T], weight: &[T], bias: O
     out
 }
 
-/// The gradient of the input from that of the output.
+/// The gradient of the input from that of the output, plus `bias` per input channel.
 ///
 /// Input pixels that agree modulo the stride see the same taps, so each such phase is a plain convolution
 /// of the output gradient; nothing is scattered.
-pub(super) fn data_gradient<T: Float>(g: &Geometry, weight: &[T], grad: &[T]) -> Vec<T> {
+pub(in crate::ops) fn data_gradient<T: Float>(
+    g: &Geometry,
+    weight: &[T],
+    grad: &[T],
+    bias: Option<&[T]>,
+) -> Vec<T> {
     if is_depthwise(g) {
-        return depthwise::data_gradient(g, |phase| backward_taps(g, phase), weight, grad);
+        return depthwise::data_gradient(g, |phase| backward_taps(g, phase), weight, grad, bias);
     }
     let source = Source {
         data: grad,
@@ -102,6 +112,7 @@ pub(super) fn data_gradient<T: Float>(g: &Geometry, weight: &[T], grad: &[T]) ->
     let [height, width] = g.input;
     let count = g.batch * height * width * g.in_channels;
     let mut out = Vec::with_capacity(count);
+    let epilogue = Epilogue { bias, ..Epilogue::NONE };
     for py in 0..sy.min(height) {
         for px in 0..sx.min(width) {
             // Rows `py, py + sy, ...` below `height`, and columns likewise.
@@ -115,7 +126,7 @@ pub(super) fn data_gradient<T: Float>(g: &Geometry, weight: &[T], grad: &[T]) ->
             // SAFETY: `out` has room for `count` elements and is not used otherwise; row `py + sy * y` of a grid
             // with `size` rows is below `height`, and columns likewise.
             unsafe {
-                product(&windows, g.groups(), &panels, Epilogue::NONE, Shared::new(out.as_mut_ptr()), place);
+                product(&windows, g.groups(), &panels, epilogue, Shared::new(out.as_mut_ptr()), place);
             }
         }
     }
@@ -125,7 +136,7 @@ pub(super) fn data_gradient<T: Float>(g: &Geometry, weight: &[T], grad: &[T]) ->
 }
 
 /// The gradient of the weights, `(O, C / groups, kh, kw)`, from input and output gradient.
-pub(super) fn weight_gradient<T: Float>(g: &Geometry, input: &[T], grad: &[T]) -> Vec<T> {
+pub(in crate::ops) fn weight_gradient<T: Float>(g: &Geometry, input: &[T], grad: &[T]) -> Vec<T> {
     let taps = forward_taps(g);
     if is_depthwise(g) {
         return depthwise::weight_gradient(g, &taps, input, grad);
