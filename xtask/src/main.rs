@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "a command line program reports on stdout")]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests"))]
 
+mod bench;
 mod data;
 mod demo;
 mod html;
@@ -54,6 +55,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Measures operations and models, beside PyTorch with `--vs torch`.
+    Bench(bench::BenchArgs),
     /// Checks every crate, tier and kind listed in `xtask/matrix.toml`.
     Matrix(matrix::MatrixArgs),
     /// Trains every paper in miniature, checks its claims, and writes `runs/demo/index.html`.
@@ -100,6 +103,7 @@ fn run(cli: Cli) -> Result<bool> {
             command.args(["-p", "conformance", "--"]).args(args);
             process::status(&mut command)
         }
+        Command::Bench(args) => bench::run(&workspace, &args),
         Command::Matrix(args) => matrix::run(&workspace, &args),
         Command::Demo { paper, out } => demo::run(&workspace, paper.as_deref(), out),
         Command::Tidy => tidy::run(&workspace),

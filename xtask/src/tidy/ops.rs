@@ -1,10 +1,10 @@
-//! An op of `vision-core` is known in the conformance registry, in the generator of golden cases and, where the
-//! crate has benches, in `benches/ops.rs`.
+//! An op of `vision-core` is known in the conformance registry, in the generator of golden cases and, where there are
+//! benchmarks, in `benches/cases.json`.
 
 use super::{Finding, Source};
 
 const OPS: &str = "crates/vision-core/src/ops/mod.rs";
-const BENCHES: &str = "crates/vision-core/benches/ops.rs";
+const BENCHES: &str = "benches/cases.json";
 const REGISTRY: &str = "tests/src/registry/";
 const GENERATOR: &str = "tests/golden/generate.py";
 

@@ -1,0 +1,184 @@
+#!/usr/bin/env python3
+"""PyTorch's side of `cargo xtask bench --vs torch`: measures one case of `cases.json`.
+
+    python3 benches/reference.py CASE --threads N --seconds S
+
+prints `{"ms": [...], "peak_mib": ...}`. Inputs are NCHW, PyTorch's default; gradients are taken of everything that
+has one, except in cases of mode `forward`.
+"""
+
+import argparse
+import json
+import resource
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class BasicBlock(nn.Module):
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut = None
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x):
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = self.bn2(self.conv2(y))
+        return F.relu(y + (x if self.shortcut is None else self.shortcut(x)), inplace=True)
+
+
+class CifarResNet18(nn.Module):
+    def __init__(self):
+        super().__init__()
+        layers, inputs = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True)], 64
+        for outputs, stride in [(64, 1), (128, 2), (256, 2), (512, 2)]:
+            layers += [BasicBlock(inputs, outputs, stride), BasicBlock(outputs, outputs, 1)]
+            inputs = outputs
+        self.body, self.fc = nn.Sequential(*layers), nn.Linear(512, 10)
+
+    def forward(self, x):
+        return self.fc(self.body(x).mean((2, 3)))
+
+
+class UNet(nn.Module):
+    """Seven 4x4 convolutions of stride 2 down to one pixel and seven transposed ones back, with skips."""
+
+    WIDTHS = [64, 128, 256, 512, 512, 512, 512]
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        inputs = 3
+        for level, width in enumerate(self.WIDTHS):
+            norm = nn.BatchNorm2d(width) if 0 < level < len(self.WIDTHS) - 1 else nn.Identity()
+            self.down.append(nn.Sequential(nn.Conv2d(inputs, width, 4, 2, 1), norm, nn.ReLU(inplace=True)))
+            inputs = width
+        for width in self.WIDTHS[-2::-1]:
+            self.up.append(nn.Sequential(nn.ConvTranspose2d(inputs, width, 4, 2, 1), nn.BatchNorm2d(width),
+                                         nn.ReLU(inplace=True)))
+            inputs = 2 * width
+        self.last = nn.ConvTranspose2d(inputs, 2, 4, 2, 1)
+
+    def forward(self, x):
+        kept = []
+        for block in self.down:
+            x = block(x)
+            kept.append(x)
+        kept.pop()
+        for block in self.up:
+            x = torch.cat([kept.pop(), block(x)], 1)
+        return self.last(x)
+
+
+def model_step(case):
+    import torchvision
+
+    name = case["op"].removeprefix("model.")
+    if name == "cifar_resnet18":
+        model = CifarResNet18()
+    elif name == "unet":
+        model = UNet()
+    else:
+        model = getattr(torchvision.models, name)()
+    x = torch.randn(case["input"])
+    if case["mode"] == "forward":
+        model.eval()
+
+        def step():
+            with torch.no_grad():
+                model(x)
+
+        return step
+    optimiser = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
+    target = torch.arange(x.shape[0]) % 10
+
+    def step():
+        optimiser.zero_grad()
+        y = model(x)
+        loss = F.cross_entropy(y, target) if y.dim() == 2 else (y * y).mean()
+        loss.backward()
+        optimiser.step()
+
+    return step
+
+
+def boxes_of(case):
+    """Boxes `(K, 5)` spread over the picture, the same on both sides: sides 16 to 200 pixels."""
+    count, (batch, _, height, width) = case["boxes"], case["input"]
+    scale = case["spatial_scale"]
+    k = torch.arange(count, dtype=torch.float64)
+    w, h = 16 + (k * 37) % 185, 16 + (k * 53) % 185
+    x = (k * 71) % (width / scale - 16)
+    y = (k * 29) % (height / scale - 16)
+    return torch.stack([k % batch, x, y, x + w, y + h], 1).float()
+
+
+def op_step(case):
+    import torchvision.ops as ops
+
+    op, rest = case["op"], case
+    x = torch.randn(case["input"], requires_grad=True)
+    weight = torch.randn(case["weight"], requires_grad=True) if "weight" in case else None
+    moved = {k: case[k] for k in ("stride", "padding", "groups") if k in case}
+    if op in ("conv2d", "conv_transpose2d"):
+        run = lambda: getattr(F, op)(x, weight, **moved)
+    elif op == "max_pool2d":
+        run = lambda: F.max_pool2d(x, rest["kernel"], **moved)
+    elif op == "adaptive_avg_pool2d":
+        run = lambda: F.adaptive_avg_pool2d(x, rest["output"])
+    elif op == "batch_norm":
+        c = x.shape[1]
+        mean, var = torch.zeros(c), torch.ones(c)
+        scale, bias = torch.ones(c, requires_grad=True), torch.zeros(c, requires_grad=True)
+        run = lambda: F.batch_norm(x, mean, var, scale, bias, True)
+    elif op == "relu":
+        run = lambda: F.relu(x)
+    elif op == "linear":
+        run = lambda: F.linear(x, weight)
+    elif op == "cross_entropy":
+        target = torch.arange(x.shape[0]) % x.shape[1]
+        run = lambda: F.cross_entropy(x, target)
+    else:
+        raise SystemExit(f"no reference for {op}")
+
+    def step():
+        for leaf in (x, weight):
+            if leaf is not None:
+                leaf.grad = None
+        y = run()
+        y.sum().backward()
+
+    return step
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("case")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    cases = json.loads((Path(__file__).parent / "cases.json").read_text())
+    case = next(case for case in cases if case["name"] == args.case)
+    step = model_step(case) if case["op"].startswith("model.") else op_step(case)
+    step()
+    times, start = [], time.perf_counter()
+    while len(times) < 3 or time.perf_counter() - start < args.seconds:
+        before = time.perf_counter()
+        step()
+        times.append(1e3 * (time.perf_counter() - before))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"ms": times, "peak_mib": peak, "version": torch.__version__}))
+
+
+if __name__ == "__main__":
+    main()

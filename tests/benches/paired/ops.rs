@@ -1,0 +1,81 @@
+//! Single operations.
+
+use anyhow::{Result, bail};
+use candle_core::{DType, Device, Tensor, Var};
+use vision_core::rng::Key;
+use vision_core::{FeatureMap, ops};
+
+use super::{Case, Step};
+
+/// The operation on its variable input.
+type Forward = Box<dyn Fn(&Var) -> Result<Tensor>>;
+
+fn normal(name: &str, shape: &[usize]) -> Result<Tensor> {
+    Ok(Key::new(0).fold(name).normal(shape, 0.0, 1.0, DType::F32, &Device::Cpu)?)
+}
+
+/// `(N, C, H, W)` sizes as `(N, H, W, C)`, other ranks as they are.
+fn nhwc(sizes: &[usize]) -> Vec<usize> {
+    match *sizes {
+        [n, c, h, w] => vec![n, h, w, c],
+        _ => sizes.to_vec(),
+    }
+}
+
+/// One forward and one backward pass of the case's operation.
+pub(super) fn step(case: &Case) -> Result<Step> {
+    let sizes = case.sizes("input")?;
+    let x = Var::from_tensor(&normal("x", &nhwc(&sizes))?)?;
+    let weight = match case.sizes("weight") {
+        Ok(sizes) => Some(Var::from_tensor(&normal("w", &sizes)?)?),
+        Err(_) => None,
+    };
+    let (stride, padding) = (case.size_or("stride", 1), case.size_or("padding", 0));
+    let groups = case.size_or("groups", 1);
+    let map = move |x: &Var| FeatureMap::from_nhwc(x.as_tensor().clone());
+    let forward: Forward = match (case.text("op")?, weight) {
+        ("conv2d", Some(weight)) => {
+            let args = ops::Conv2dArgs { groups, ..ops::Conv2dArgs::square(stride, padding) };
+            Box::new(move |x| Ok(ops::conv2d_nhwc(&map(x)?, &weight, None, &args)?.nhwc().clone()))
+        }
+        ("conv_transpose2d", Some(weight)) => {
+            let args =
+                ops::ConvTranspose2dArgs { groups, ..ops::ConvTranspose2dArgs::square(stride, padding) };
+            Box::new(move |x| Ok(ops::conv_transpose2d_nhwc(&map(x)?, &weight, None, &args)?.nhwc().clone()))
+        }
+        ("max_pool2d", None) => {
+            let args = ops::Pool2dArgs::square(case.size("kernel")?, stride, padding);
+            Box::new(move |x| Ok(ops::max_pool2d_nhwc(&map(x)?, &args)?.nhwc().clone()))
+        }
+        ("adaptive_avg_pool2d", None) => {
+            let size = [case.size("output")?; 2];
+            Box::new(move |x| Ok(ops::adaptive_avg_pool2d_nhwc(&map(x)?, size)?.nhwc().clone()))
+        }
+        ("batch_norm", None) => {
+            let channels = sizes[1];
+            let vector = |value: f64| Ok::<_, anyhow::Error>(Var::from_tensor(&full(channels, value)?)?);
+            let (mean, var, scale, bias) = (vector(0.0)?, vector(1.0)?, vector(1.0)?, vector(0.0)?);
+            let args = ops::BatchNormArgs { training: true, ..ops::BatchNormArgs::default() };
+            Box::new(move |x| {
+                let stats = ops::BatchStats { running_mean: &mean, running_var: &var };
+                Ok(ops::batch_norm_nhwc(&map(x)?, &scale, &bias, stats, &args, None)?.nhwc().clone())
+            })
+        }
+        ("relu", None) => Box::new(move |x| Ok(ops::relu(x)?)),
+        ("linear", Some(weight)) => Box::new(move |x| Ok(ops::linear(x, &weight, None)?)),
+        ("cross_entropy", None) => {
+            let target: Vec<u32> = (0..sizes[0]).map(|i| (i % sizes[1]) as u32).collect();
+            let target = Tensor::new(target, &Device::Cpu)?;
+            Box::new(move |x| Ok(ops::cross_entropy(x, &target, &ops::CrossEntropyArgs::default())?))
+        }
+        (op, _) => bail!("no benchmark for {op}"),
+    };
+    Ok(Box::new(move || {
+        forward(&x)?.sum_all()?.backward()?;
+        Ok(())
+    }))
+}
+
+fn full(len: usize, value: f64) -> Result<Tensor> {
+    Ok(Tensor::full(value as f32, len, &Device::Cpu)?)
+}
