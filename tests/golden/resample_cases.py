@@ -93,3 +93,54 @@ def interpolate(w):
     w.error("interpolate", "error_nearest_aligned", x, {"size": 2, "align_corners": True}, "align_corners")
     w.error("interpolate", "error_nearest_antialias", x, {"size": 2, "antialias": True}, "antialias")
     w.error("interpolate", "error_no_pixels", {"input": w.randn(1, 1, 0, 4)}, {"size": 2}, "interpolate: input")
+
+
+def grid_sample(w):
+    def add(name, x, grid, layout=None, dtype="float32", native=False, reach=1.2, grads=None, **args):
+        w.start("grid_sample", name)
+        values = w.randn(*x) if isinstance(x, tuple) else x
+        places = w.rand(values.shape[0], *grid, 2, low=-reach, high=reach) if isinstance(grid, tuple) else grid
+        shown = dict(args) | ({"layout": layout} if layout else {})
+        w.case("grid_sample", name, lambda i, _: {"output": F.grid_sample(i["input"], i["grid"], **args)},
+               {"input": values, "grid": places}, args=shown, native=native, grads=grads,
+               **close(dtype, 2e-5, 2e-5))
+
+    add("bilinear_zeros", (2, 3, 6, 7), (5, 4), align_corners=False)
+    add("bilinear_zeros_aligned", (2, 3, 6, 7), (5, 4), align_corners=True)
+    add("bilinear_border", (2, 3, 6, 7), (5, 4), padding_mode="border", align_corners=False)
+    add("bilinear_border_aligned", (1, 3, 5, 4), (7, 3), padding_mode="border", align_corners=True)
+    add("bilinear_reflection", (2, 3, 6, 7), (5, 4), padding_mode="reflection", align_corners=False, reach=4.0)
+    add("bilinear_reflection_aligned", (1, 3, 5, 4), (7, 3), padding_mode="reflection", align_corners=True, reach=4.0)
+    add("nearest_zeros", (2, 3, 6, 7), (5, 4), mode="nearest", align_corners=False)
+    add("nearest_border_aligned", (1, 2, 6, 7), (5, 4), mode="nearest", padding_mode="border", align_corners=True)
+    add("nearest_reflection", (1, 2, 6, 7), (5, 4), mode="nearest", padding_mode="reflection", align_corners=False,
+        reach=3.0)
+    # Places halfway between pixels, which round to the even one.
+    halves = torch.tensor([-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0]).double()
+    add("nearest_halves", (1, 2, 4, 4), torch.stack(torch.meshgrid(halves, halves, indexing="ij"), -1)[None],
+        mode="nearest", align_corners=False)
+    # The centres and edges of pixels: the derivative is the one to the right.
+    add("bilinear_centres", (1, 2, 4, 4), torch.stack(torch.meshgrid(halves, halves, indexing="ij"), -1)[None],
+        align_corners=False)
+    add("one_pixel", (3, 2, 1, 1), (3, 3), align_corners=True, padding_mode="reflection")
+    add("wide_channels", (1, 19, 5, 6), (4, 4), align_corners=False)
+    add("batch9_channels1", (9, 1, 4, 5), (2, 3), align_corners=False)
+    add("empty_batch", (0, 3, 4, 4), (2, 3), align_corners=False)
+    far = torch.tensor([1e20, 0.1, -1e20, 0.3, 5.0, 0.0, -7.3, 0.2, 1e9, -1e9]).double().reshape(1, 1, 5, 2)
+    add("far_outside", (1, 2, 3, 4), far, align_corners=False)
+    add("far_outside_border", (1, 2, 3, 4), far, padding_mode="border", align_corners=False)
+    inf, nan = float("inf"), float("nan")
+    nowhere = torch.tensor([nan, 0.0, 0.0, nan, inf, 0.0, 0.0, -inf, 0.2, 0.1]).double().reshape(1, 1, 5, 2)
+    add("no_place", (1, 2, 3, 4), nowhere, align_corners=False)
+    add("no_place_nearest", (1, 2, 3, 4), nowhere, mode="nearest", align_corners=False)
+    # Forward only: the reference's backward reads outside of the map here.
+    add("no_place_border", (1, 2, 3, 4), nowhere, padding_mode="border", align_corners=False, grads=[])
+    add("no_place_reflection", (1, 2, 3, 4), nowhere, padding_mode="reflection", align_corners=False, grads=[])
+    add("channels_last", (2, 5, 6, 7), (3, 4), align_corners=False, layout="channels_last")
+    add("transposed", (2, 3, 6, 7), (3, 4), align_corners=False, layout="transposed")
+    add("f64", (2, 3, 6, 7), (5, 4), padding_mode="reflection", align_corners=False, dtype="float64", reach=3.0)
+    x = w.randn(1, 1, 4, 4)
+    w.error("grid_sample", "error_grid_width", {"input": x, "grid": w.rand(1, 2, 2, 3)}, {}, "grid_sample: grid")
+    w.error("grid_sample", "error_batch", {"input": x, "grid": w.rand(2, 2, 2, 2)}, {}, "grid_sample: grid")
+    w.error("grid_sample", "error_no_pixels", {"input": w.randn(1, 1, 0, 4), "grid": w.rand(1, 2, 2, 2)}, {},
+            "grid_sample: input")

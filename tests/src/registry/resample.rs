@@ -6,8 +6,11 @@ use vision_core::ops;
 use super::{Op, op};
 use crate::case::{Case, Outputs};
 
-pub(super) const OPS: &[Op] =
-    &[op("avg_pool2d", &["avg_pool2d"], avg_pool2d), op("interpolate", &["interpolate"], interpolate)];
+pub(super) const OPS: &[Op] = &[
+    op("avg_pool2d", &["avg_pool2d"], avg_pool2d),
+    op("interpolate", &["interpolate"], interpolate),
+    op("grid_sample", &["grid_sample"], grid_sample),
+];
 
 fn avg_pool2d(case: &Case) -> Result<Outputs> {
     let Some(kernel_size) = case.args.pair("kernel_size")? else { bail!("argument kernel_size is missing") };
@@ -52,4 +55,22 @@ fn factors(case: &Case) -> Result<Option<[f64; 2]>> {
         Some([y, x]) => Ok(Some([*y, *x])),
         _ => bail!("scale_factor must be a number or a pair"),
     }
+}
+
+fn grid_sample(case: &Case) -> Result<Outputs> {
+    let args = ops::GridSampleArgs {
+        mode: match case.args.text("mode")?.as_deref() {
+            None | Some("bilinear") => ops::GridMode::Bilinear,
+            Some("nearest") => ops::GridMode::Nearest,
+            Some(other) => bail!("unknown mode {other}"),
+        },
+        padding_mode: match case.args.text("padding_mode")?.as_deref() {
+            None | Some("zeros") => ops::GridPadding::Zeros,
+            Some("border") => ops::GridPadding::Border,
+            Some("reflection") => ops::GridPadding::Reflection,
+            Some(other) => bail!("unknown padding mode {other}"),
+        },
+        align_corners: case.args.bool("align_corners", false)?,
+    };
+    Ok(Outputs::one(ops::grid_sample(&case.input("input")?, &case.input("grid")?, &args)?))
 }
