@@ -146,6 +146,34 @@ def op_step(case):
     elif op == "cross_entropy":
         target = torch.arange(x.shape[0]) % x.shape[1]
         run = lambda: F.cross_entropy(x, target)
+    elif op == "avg_pool2d":
+        run = lambda: F.avg_pool2d(x, rest["kernel"], **moved)
+    elif op == "interpolate":
+        run = lambda: F.interpolate(x, size=rest["output"], mode="bilinear")
+    elif op == "grid_sample":
+        n, _, h, w = x.shape
+        grid = (torch.rand(n, h, w, 2) * 2 - 1).requires_grad_()
+        run = lambda: F.grid_sample(x, grid, align_corners=False)
+    elif op == "softplus":
+        run = lambda: F.softplus(x)
+    elif op == "topk":
+        run = lambda: x.detach().topk(rest["k"])[0]
+    elif op == "l2_normalize":
+        run = lambda: F.normalize(x)
+    elif "rows" in rest:
+        bank = F.normalize(torch.randn(rest["rows"], x.shape[1]))
+        index = torch.arange(x.shape[0]) * 7 % rest["rows"]
+        if op == "inner_product_topk":
+            run = lambda: (x.detach() @ bank.T).topk(rest["k"])[0]
+        elif op == "gather_scores":
+            drawn = torch.arange(x.shape[0] * rest["k"]).reshape(x.shape[0], -1) * 31 % rest["rows"]
+            run = lambda: torch.bmm(bank[drawn], x.unsqueeze(2)).squeeze(2) / 0.07
+        elif op == "bank_cross_entropy":
+            run = lambda: F.cross_entropy(x @ bank.T / 0.07, index, reduction="none")
+        else:
+            def run():
+                bank[index] = F.normalize(0.5 * bank[index] + 0.5 * x.detach())
+                return bank[:1]
     else:
         raise SystemExit(f"no reference for {op}")
 
@@ -154,7 +182,8 @@ def op_step(case):
             if leaf is not None:
                 leaf.grad = None
         y = run()
-        y.sum().backward()
+        if y.requires_grad:
+            y.sum().backward()
 
     return step
 

@@ -16,6 +16,7 @@ import torch
 
 import core_cases
 import instdisc_cases
+import resample_cases
 import training_cases
 from caselib import Writer
 
@@ -34,6 +35,9 @@ FAMILIES = [
     ("softplus", ["softplus"], core_cases.softplus),
     ("topk", ["topk"], core_cases.topk),
     ("inner_product_topk", ["inner_product_topk"], core_cases.inner_product_topk),
+    ("avg_pool2d", ["avg_pool2d"], resample_cases.avg_pool2d),
+    ("interpolate", ["interpolate"], resample_cases.interpolate),
+    ("grid_sample", ["grid_sample"], resample_cases.grid_sample),
     ("optim.sgd", [], training_cases.sgd),
     ("schedule", [], training_cases.schedule),
     ("model.resnet18", [], training_cases.model_resnet(18)),

@@ -68,10 +68,85 @@ pub(super) fn step(case: &Case) -> Result<Step> {
             let target = Tensor::new(target, &Device::Cpu)?;
             Box::new(move |x| Ok(ops::cross_entropy(x, &target, &ops::CrossEntropyArgs::default())?))
         }
+        ("avg_pool2d", None) => {
+            let size = case.size("kernel")?;
+            let args = ops::AvgPool2dArgs {
+                kernel_size: [size; 2],
+                stride: [stride; 2],
+                ..ops::AvgPool2dArgs::default()
+            };
+            Box::new(move |x| Ok(ops::avg_pool2d_nhwc(&map(x)?, &args)?.nhwc().clone()))
+        }
+        ("interpolate", None) => {
+            let to = ops::ResizeTo::Size([case.size("output")?; 2]);
+            let args = ops::InterpolateArgs {
+                mode: ops::InterpolateMode::Bilinear,
+                ..ops::InterpolateArgs::default()
+            };
+            Box::new(move |x| Ok(ops::interpolate_nhwc(&map(x)?, to, &args)?.nhwc().clone()))
+        }
+        ("grid_sample", None) => {
+            let grid = Key::new(0).fold("grid").uniform(
+                (sizes[0], sizes[2], sizes[3], 2),
+                -1.0,
+                1.0,
+                DType::F32,
+                &Device::Cpu,
+            )?;
+            let grid = Var::from_tensor(&grid)?;
+            Box::new(move |x| {
+                Ok(ops::grid_sample_nhwc(&map(x)?, &grid, &ops::GridSampleArgs::default())?.nhwc().clone())
+            })
+        }
+        ("softplus", None) => Box::new(move |x| Ok(ops::softplus(x)?)),
+        ("l2_normalize", None) => Box::new(move |x| Ok(ops::l2_normalize(x, 1e-12)?)),
+        ("topk", None) => {
+            let k = case.size("k")?;
+            Box::new(move |x| Ok(ops::topk(&x.as_detached_tensor(), k, true)?.0))
+        }
+        (op, None) => return bank_step(op, case, x),
         (op, _) => bail!("no benchmark for {op}"),
     };
     Ok(Box::new(move || {
-        forward(&x)?.sum_all()?.backward()?;
+        let y = forward(&x)?;
+        if y.track_op() {
+            y.sum_all()?.backward()?;
+        }
+        Ok(())
+    }))
+}
+
+/// Operations on the rows of a memory bank.
+fn bank_step(op: &str, case: &Case, x: Var) -> Result<Step> {
+    let rows = case.size("rows")?;
+    let (batch, width) = x.dims2()?;
+    let bank = ops::l2_normalize(&normal("bank", &[rows, width])?, 1e-12)?;
+    let index: Vec<u32> = (0..batch).map(|i| (i * 7 % rows) as u32).collect();
+    let index = Tensor::new(index, &Device::Cpu)?;
+    let tau = 1.0 / 0.07;
+    let forward: Forward = match op {
+        "inner_product_topk" => {
+            let k = case.size("k")?;
+            Box::new(move |x| Ok(ops::inner_product_topk(&x.as_detached_tensor(), &bank, k)?.0))
+        }
+        "gather_scores" => {
+            let k = case.size("k")?;
+            let drawn: Vec<u32> = (0..batch * k).map(|i| (i * 31 % rows) as u32).collect();
+            let drawn = Tensor::from_vec(drawn, (batch, k), &Device::Cpu)?;
+            Box::new(move |x| Ok(ops::gather_scores(x, &bank, &drawn, tau)?))
+        }
+        "bank_cross_entropy" => Box::new(move |x| Ok(ops::bank_cross_entropy(x, &bank, &index, tau)?)),
+        "momentum_update_rows" => Box::new(move |x| {
+            ops::momentum_update_rows(&bank, &index, &x.as_detached_tensor(), 0.5)?;
+            Ok(bank.clone())
+        }),
+        _ => bail!("no benchmark for {op}"),
+    };
+    Ok(Box::new(move || {
+        let y = forward(&x)?;
+        if y.track_op() {
+            y.sum_all()?.backward()?;
+        }
         Ok(())
     }))
 }

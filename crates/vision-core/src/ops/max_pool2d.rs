@@ -64,7 +64,8 @@ pub fn max_pool2d_nhwc(input: &FeatureMap, args: &Pool2dArgs) -> Result<FeatureM
     let input = input.nhwc();
     check_float("max_pool2d: input", input)?;
     check_cpu("max_pool2d: input", input)?;
-    let output = [output_size(height, args, 0)?, output_size(width, args, 1)?];
+    let windows = |size, axis| pool_windows("max_pool2d", size, args, axis);
+    let output = [windows(height, 0)?, windows(width, 1)?];
     if height.checked_mul(width).is_none_or(|area| area >= OUTSIDE as usize) {
         return Err(Error::shape("max_pool2d: input", "fewer than 2^32 - 1 pixels", input.dims()));
     }
@@ -80,29 +81,29 @@ pub fn max_pool2d_nhwc(input: &FeatureMap, args: &Pool2dArgs) -> Result<FeatureM
     FeatureMap::from_nhwc(input.apply_op1(op)?)
 }
 
-/// Number of windows along `axis`, in which the input has `size` pixels.
-fn output_size(size: usize, args: &Pool2dArgs, axis: usize) -> Result<usize> {
+/// Number of windows along `axis`, in which the input of `op` has `size` pixels.
+pub(super) fn pool_windows(op: &str, size: usize, args: &Pool2dArgs, axis: usize) -> Result<usize> {
     let (kernel, stride) = (args.kernel_size[axis], args.stride[axis]);
     let (padding, dilation) = (args.padding[axis], args.dilation[axis]);
     for (name, value) in [("kernel_size", kernel), ("stride", stride), ("dilation", dilation)] {
         if value == 0 {
-            return Err(Error::argument(format!("max_pool2d: {name}"), "must be at least 1"));
+            return Err(Error::argument(format!("{op}: {name}"), "must be at least 1"));
         }
     }
     let extent = (kernel - 1).checked_mul(dilation).and_then(|e| e.checked_add(1)).filter(|e| *e <= SPAN);
     let Some(extent) = extent.filter(|_| stride <= SPAN && size <= SPAN) else {
-        return Err(Error::argument("max_pool2d: kernel_size", "window or stride too large"));
+        return Err(Error::argument(format!("{op}: kernel_size"), "window or stride too large"));
     };
     if padding > extent / 2 {
         return Err(Error::argument(
-            "max_pool2d: padding",
+            format!("{op}: padding"),
             format!("{padding} is more than half of the window's extent of {extent}"),
         ));
     }
     let padded = size + 2 * padding;
     if size == 0 || padded < extent {
         return Err(Error::argument(
-            "max_pool2d: input",
+            format!("{op}: input"),
             format!("{size} pixels with padding {padding} are fewer than the window's extent of {extent}"),
         ));
     }
@@ -283,7 +284,7 @@ mod tests {
     fn sizes_as_in_pytorch() {
         let sizes = |size, kernel, stride, padding, ceil_mode| {
             let args = Pool2dArgs { ceil_mode, ..Pool2dArgs::square(kernel, stride, padding) };
-            output_size(size, &args, 0).unwrap()
+            pool_windows("max_pool2d", size, &args, 0).unwrap()
         };
         assert_eq!(sizes(112, 3, 2, 1, false), 56);
         assert_eq!(sizes(7, 2, 2, 0, false), 3);
@@ -292,7 +293,7 @@ mod tests {
         assert_eq!(sizes(6, 3, 2, 1, true), 4);
         assert_eq!(sizes(5, 2, 3, 1, true), 2);
         let dilated = Pool2dArgs { dilation: [2, 2], ..Pool2dArgs::square(3, 1, 2) };
-        assert_eq!(output_size(6, &dilated, 0).unwrap(), 6);
+        assert_eq!(pool_windows("max_pool2d", 6, &dilated, 0).unwrap(), 6);
     }
 
     #[test]

@@ -4,13 +4,17 @@
 //! named like PyTorch's take `(N, C, H, W)` tensors and convert around them.
 
 mod adaptive_avg_pool2d;
+mod avg_pool2d;
 mod bank_cross_entropy;
 mod batch_norm;
 mod conv2d;
 mod conv_transpose2d;
+mod corners;
 mod cross_entropy;
 mod gather_scores;
+mod grid_sample;
 mod inner_product_topk;
+mod interpolate;
 mod l2_normalize;
 mod linear;
 mod max_pool2d;
@@ -21,13 +25,16 @@ mod support;
 mod topk;
 
 pub use adaptive_avg_pool2d::*;
+pub use avg_pool2d::*;
 pub use bank_cross_entropy::*;
 pub use batch_norm::*;
 pub use conv_transpose2d::*;
 pub use conv2d::*;
 pub use cross_entropy::*;
 pub use gather_scores::*;
+pub use grid_sample::*;
 pub use inner_product_topk::*;
+pub use interpolate::*;
 pub use l2_normalize::*;
 pub use linear::*;
 pub use max_pool2d::*;

@@ -1,5 +1,7 @@
 //! Shared plumbing of the operations: slices of tensors, typed dispatch, checks.
 
+use std::cell::Cell;
+
 use candle_core::{CpuStorage, DType, Layout, Storage, Tensor, WithDType};
 use rayon::prelude::*;
 
@@ -26,6 +28,10 @@ pub(crate) trait Float: WithDType + Default + std::ops::Neg<Output = Self> + Has
     fn ln_1p(self) -> Self;
     /// Absolute value.
     fn abs(self) -> Self;
+    /// Calls `work` with a buffer that this thread keeps, of any length and content.
+    ///
+    /// Blocks of a kernel reuse their memory this way instead of asking the system for fresh pages.
+    fn with_scratch<R>(work: impl FnOnce(&mut Vec<Self>) -> R) -> R;
 }
 
 macro_rules! impl_float {
@@ -46,6 +52,16 @@ macro_rules! impl_float {
             }
             fn abs(self) -> Self {
                 $type::abs(self)
+            }
+            fn with_scratch<R>(work: impl FnOnce(&mut Vec<Self>) -> R) -> R {
+                thread_local! {
+                    static SCRATCH: Cell<Vec<$type>> = const { Cell::new(Vec::new()) };
+                }
+                // Taken out, so that a nested call gets a buffer of its own.
+                let mut buffer = SCRATCH.take();
+                let result = work(&mut buffer);
+                SCRATCH.set(buffer);
+                result
             }
         }
     };
