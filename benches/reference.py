@@ -154,6 +154,14 @@ def op_step(case):
         n, _, h, w = x.shape
         grid = (torch.rand(n, h, w, 2) * 2 - 1).requires_grad_()
         run = lambda: F.grid_sample(x, grid, align_corners=False)
+    elif op == "sgd_step":
+        optimiser = torch.optim.SGD([x], lr=1e-3, momentum=0.9, weight_decay=5e-4)
+        gradient = torch.randn_like(x)
+
+        def run():
+            x.grad = gradient
+            optimiser.step()
+            return x.detach()[:1]
     elif op == "softplus":
         run = lambda: F.softplus(x)
     elif op == "topk":

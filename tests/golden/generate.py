@@ -38,7 +38,7 @@ FAMILIES = [
     ("avg_pool2d", ["avg_pool2d"], resample_cases.avg_pool2d),
     ("interpolate", ["interpolate"], resample_cases.interpolate),
     ("grid_sample", ["grid_sample"], resample_cases.grid_sample),
-    ("optim.sgd", [], training_cases.sgd),
+    ("optim.sgd", ["sgd_step"], training_cases.sgd),
     ("schedule", [], training_cases.schedule),
     ("model.resnet18", [], training_cases.model_resnet(18)),
     ("model.resnet34", [], training_cases.model_resnet(34)),

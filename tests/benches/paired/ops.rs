@@ -98,6 +98,21 @@ pub(super) fn step(case: &Case) -> Result<Step> {
                 Ok(ops::grid_sample_nhwc(&map(x)?, &grid, &ops::GridSampleArgs::default())?.nhwc().clone())
             })
         }
+        ("sgd_step", None) => {
+            let (grad, buffer) = (normal("g", &sizes)?, normal("b", &sizes)?);
+            let args = ops::SgdStepArgs {
+                lr: 1e-3,
+                momentum: 0.9,
+                dampening: 0.0,
+                weight_decay: 5e-4,
+                nesterov: false,
+                first: false,
+            };
+            Box::new(move |x| {
+                ops::sgd_step(x, &grad, Some(&buffer), &args)?;
+                Ok(buffer.clone())
+            })
+        }
         ("softplus", None) => Box::new(move |x| Ok(ops::softplus(x)?)),
         ("l2_normalize", None) => Box::new(move |x| Ok(ops::l2_normalize(x, 1e-12)?)),
         ("topk", None) => {

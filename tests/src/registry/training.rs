@@ -10,7 +10,7 @@ use vision_train::{ParamGroup, Schedule};
 use super::{Op, op};
 use crate::case::{Case, Outputs};
 
-pub(super) const OPS: &[Op] = &[op("optim.sgd", &[], sgd), op("schedule", &[], schedule)];
+pub(super) const OPS: &[Op] = &[op("optim.sgd", &["sgd_step"], sgd), op("schedule", &[], schedule)];
 
 fn sgd(case: &Case) -> Result<Outputs> {
     let config = SgdConfig {

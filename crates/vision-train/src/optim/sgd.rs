@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{DType, Tensor, Var};
 use serde::{Deserialize, Serialize};
+use vision_core::ops::{SgdStepArgs, sgd_step};
 use vision_weights::{Array, StateDict};
 
 use crate::error::{Error, Problem, Result};
@@ -127,20 +128,19 @@ impl Sgd {
                         grad.dims(),
                     )));
                 }
-                let value = var.as_detached_tensor();
-                let mut direction = grad.detach();
-                if group.weight_decay != 0.0 {
-                    direction = (direction + (&value * group.weight_decay)?)?;
+                let first = momentum != 0.0 && !self.momentum.contains_key(name);
+                if first {
+                    self.momentum.insert(name.clone(), var.as_detached_tensor().zeros_like()?);
                 }
-                if momentum != 0.0 {
-                    let buffer = match self.momentum.get(name) {
-                        None => direction.copy()?,
-                        Some(old) => ((old * momentum)? + (&direction * (1.0 - dampening))?)?,
-                    };
-                    direction = if nesterov { (direction + (&buffer * momentum)?)? } else { buffer.clone() };
-                    self.momentum.insert(name.clone(), buffer);
-                }
-                var.set(&(value - (direction * rate)?)?)?;
+                let args = SgdStepArgs {
+                    lr: rate,
+                    momentum,
+                    dampening,
+                    weight_decay: group.weight_decay,
+                    nesterov,
+                    first,
+                };
+                sgd_step(var, grad, self.momentum.get(name), &args)?;
             }
         }
         Ok(())

@@ -43,6 +43,11 @@ impl<T: Float> Panels<T> {
                 let (group, first) = (index / per_group, index % per_group * columns);
                 let width = columns.min(outputs - first);
                 let group = &weight[group * og * cg * area..];
+                if !transposed {
+                    let group = &group[first * result_step..];
+                    pack_rows_of_taps(group, [width, columns], [inputs, area], &places, panel);
+                    return;
+                }
                 for input in 0..inputs {
                     for (tap, place) in places.iter().enumerate() {
                         let from = first * result_step + input * input_step + place;
@@ -67,5 +72,35 @@ impl<T: Float> Panels<T> {
             }
         }
         rows
+    }
+}
+
+/// One panel of weights `(width, inputs, area)`. The weights of neighbouring results lie far apart, often at a
+/// distance that maps to the same place of the cache, so each is read in order into a small block first.
+fn pack_rows_of_taps<T: Float>(
+    weight: &[T],
+    [width, columns]: [usize; 2],
+    [inputs, area]: [usize; 2],
+    places: &[usize],
+    panel: &mut [T],
+) {
+    let some = (128 / area).clamp(1, inputs.max(1));
+    let mut block = vec![T::ZERO; some * area * columns];
+    for start in (0..inputs).step_by(some) {
+        let count = some.min(inputs - start);
+        for lane in 0..width {
+            let from = (lane * inputs + start) * area;
+            let values = &weight[from..from + count * area];
+            for (to, &value) in block.iter_mut().skip(lane).step_by(columns).zip(values) {
+                *to = value;
+            }
+        }
+        for (tap, place) in places.iter().enumerate() {
+            for input in 0..count {
+                let to = (tap * inputs + start + input) * columns;
+                let from = (input * area + place) * columns;
+                panel[to..to + columns].copy_from_slice(&block[from..from + columns]);
+            }
+        }
     }
 }

@@ -199,21 +199,32 @@ fn unpack<T: Float>(
     let (cg, og) = (g.group_in(), g.group_out());
     let area = g.kernel[0] * g.kernel[1];
     let Layout { panels, columns, .. } = layout;
+    // Pieces follow each other: where each begins, counted in inputs of a window, taps outermost.
+    let starts: Vec<usize> = pieces.iter().map(|piece| piece.run * run_len + piece.offset).collect();
     let mut out = vec![T::ZERO; g.out_channels * cg * area];
     let row = cg * area;
+    // Results of neighbouring channels lie far apart, so a few input channels are put in order at a time.
+    let some = (128 / area).clamp(1, cg);
     out.par_chunks_mut(og * row).enumerate().for_each(|(group, out)| {
         out.par_chunks_mut(columns * row).enumerate().for_each(|(panel, out)| {
-            for (piece, sums) in pieces.iter().zip(sums) {
-                let from = (group * panels + panel) * piece.inputs() * columns;
-                let sums = &sums[from..from + piece.inputs() * columns];
-                for (input, sums) in sums.chunks_exact(columns).enumerate() {
-                    // Runs that merge taps hold them one after the other.
-                    let at = (piece.run + input / piece.len) * run_len + piece.offset + input % piece.len;
-                    let tap = &taps[at / cg];
-                    let to = at % cg * area + tap.at[0] * g.kernel[1] + tap.at[1];
-                    for (out, &sum) in out.chunks_exact_mut(row).zip(sums) {
-                        out[to] = sum;
+            let mut block = vec![T::ZERO; columns * some * area];
+            for first in (0..cg).step_by(some) {
+                let count = some.min(cg - first);
+                for (tap, place) in taps.iter().map(|tap| tap.at[0] * g.kernel[1] + tap.at[1]).enumerate() {
+                    for channel in 0..count {
+                        let input = tap * cg + first + channel;
+                        let index = starts.partition_point(|&start| start <= input) - 1;
+                        let inputs = pieces[index].inputs();
+                        let from = ((group * panels + panel) * inputs + input - starts[index]) * columns;
+                        let at = channel * area + place;
+                        let sums = &sums[index][from..from + columns];
+                        for (to, &sum) in block.iter_mut().skip(at).step_by(some * area).zip(sums) {
+                            *to = sum;
+                        }
                     }
+                }
+                for (out, block) in out.chunks_exact_mut(row).zip(block.chunks_exact(some * area)) {
+                    out[first * area..(first + count) * area].copy_from_slice(&block[..count * area]);
                 }
             }
         });
