@@ -37,6 +37,7 @@ FAMILIES = [
     ("avg_pool2d", ["avg_pool2d"], resample_cases.avg_pool2d),
     ("interpolate", ["interpolate"], resample_cases.interpolate),
     ("grid_sample", ["grid_sample"], resample_cases.grid_sample),
+    ("deform_conv2d", ["deform_conv2d"], resample_cases.deform_conv2d),
     ("optim.sgd", [], training_cases.sgd),
     ("schedule", [], training_cases.schedule),
     ("model.resnet18", [], training_cases.model_resnet(18)),
