@@ -127,18 +127,15 @@ impl AvgPool {
     /// What the sum of each window of one image is divided by.
     fn divisors<T: Float>(&self) -> Vec<T> {
         let [oh, ow] = self.output;
-        match self.args.divisor_override {
-            Some(divisor) => vec![T::from_f64(divisor as f64); oh * ow],
-            None => {
-                let columns: Vec<f64> = (0..ow).map(|x| self.count(1, x)).collect();
-                (0..oh)
-                    .flat_map(|y| {
-                        let rows = self.count(0, y);
-                        columns.iter().map(move |columns| T::from_f64(rows * columns))
-                    })
-                    .collect()
-            }
+        if let Some(divisor) = self.args.divisor_override {
+            return vec![T::from_f64(divisor as f64); oh * ow];
         }
+        let columns: Vec<f64> = (0..ow).map(|x| self.count(1, x)).collect();
+        let row = |y: usize| {
+            let rows = self.count(0, y);
+            columns.iter().map(move |columns| T::from_f64(rows * columns))
+        };
+        (0..oh).flat_map(row).collect()
     }
 
     fn row_len(&self) -> usize {

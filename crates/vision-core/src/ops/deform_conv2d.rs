@@ -8,8 +8,9 @@
 //!
 //! Two rules for positions outside the pixels' centres are in use, and weights trained with one are wrong with
 //! the other; see [`DeformBorder`]. [`DeformBorder::Zeros`] is torchvision 0.29's `deform_conv2d`.
-//! [`DeformBorder::Clamped`] is `DeformableConvolution` of MXNet 1.x (the Deformable ConvNets code). Zhu et al.,
-//! "Deformable ConvNets v2", 2019, added the mask.
+//! [`DeformBorder::Clamped`] is `DeformableConvolution` of `MXNet` 1.x, which the paper's code was written for
+//! (Dai et al., "Deformable convolutional networks", 2017). The mask is from its second version (Zhu et al.,
+//! 2019).
 //!
 //! A position that is not a number gives NaN with [`DeformBorder::Zeros`] and 0 with
 //! [`DeformBorder::Clamped`]; an infinite one gives 0 and no gradient (torchvision's gradient there is NaN).

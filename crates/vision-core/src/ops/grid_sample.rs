@@ -108,7 +108,7 @@ struct Axis<T> {
 }
 
 impl<T: Float> Axis<T> {
-    fn new(size: usize, args: &GridSampleArgs) -> Self {
+    fn new(size: usize, args: GridSampleArgs) -> Self {
         let size = size as f64;
         let (low, scale) = if args.align_corners { (0., (size - 1.) / 2.) } else { (-0.5, size / 2.) };
         Self {
@@ -158,7 +158,7 @@ impl<T: Float> Axis<T> {
 
 impl GridSample {
     fn axes<T: Float>(&self) -> [Axis<T>; 2] {
-        self.input.map(|size| Axis::new(size, &self.args))
+        self.input.map(|size| Axis::new(size, self.args))
     }
 
     /// The pixels around a place, and the derivatives of its coordinates (y, x).
@@ -170,10 +170,10 @@ impl GridSample {
                 let round = |at: T| T::from_f64(at.to_f64().round_ties_even());
                 let (y, x) = (round(y), round(x));
                 // A pixel without a number for a place is none, not NaN.
-                if (y - y).is_nan() || (x - x).is_nan() {
-                    Corners::nowhere()
-                } else {
+                if y.to_f64().is_finite() && x.to_f64().is_finite() {
                     Corners::new([y, x], self.input)
+                } else {
+                    Corners::nowhere()
                 }
             }
         };
