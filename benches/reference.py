@@ -154,6 +154,26 @@ def op_step(case):
         n, _, h, w = x.shape
         grid = (torch.rand(n, h, w, 2) * 2 - 1).requires_grad_()
         run = lambda: F.grid_sample(x, grid, align_corners=False)
+    elif op == "deform_conv2d":
+        g, (_, _, kh, kw) = rest["offset_groups"], weight.shape
+        n, _, h, w = x.shape
+        offset = (0.5 * torch.randn(n, 2 * g * kh * kw, h, w)).requires_grad_()
+        mask = torch.rand(n, g * kh * kw, h, w).requires_grad_() if rest["mask"] else None
+        run = lambda: ops.deform_conv2d(x, offset, weight, mask=mask, padding=rest["padding"], dilation=rest["dilation"])
+    elif op in ("roi_align", "ps_roi_align"):
+        boxes, extra = boxes_of(case), {"aligned": True} if op == "roi_align" else {}
+        run = lambda: getattr(ops, op)(x, boxes, rest["output"], rest["spatial_scale"], rest["ratio"], **extra)
+    elif op in ("roi_pool", "ps_roi_pool"):
+        boxes = boxes_of(case)
+        run = lambda: getattr(ops, op)(x, boxes, rest["output"], rest["spatial_scale"])
+    elif op == "deform_ps_roi_pool":
+        # What torchvision has that comes closest: the same samples at places that stay.
+        boxes = boxes_of(case)
+        run = lambda: ops.ps_roi_align(x, boxes, rest["output"], rest["spatial_scale"], 4)
+    elif op == "crop_and_resize":
+        # One sample per cell, read the same way.
+        boxes = boxes_of(case)
+        run = lambda: ops.roi_align(x, boxes, rest["output"], rest["spatial_scale"], 1)
     elif op == "sgd_step":
         optimiser = torch.optim.SGD([x], lr=1e-3, momentum=0.9, weight_decay=5e-4)
         gradient = torch.randn_like(x)

@@ -16,6 +16,7 @@ import torch
 
 import core_cases
 import instdisc_cases
+import region_cases
 import resample_cases
 import training_cases
 from caselib import Writer
@@ -38,6 +39,13 @@ FAMILIES = [
     ("avg_pool2d", ["avg_pool2d"], resample_cases.avg_pool2d),
     ("interpolate", ["interpolate"], resample_cases.interpolate),
     ("grid_sample", ["grid_sample"], resample_cases.grid_sample),
+    ("deform_conv2d", ["deform_conv2d"], resample_cases.deform_conv2d),
+    ("roi_align", ["roi_align"], region_cases.roi_align),
+    ("roi_pool", ["roi_pool"], region_cases.roi_pool),
+    ("ps_roi_align", ["ps_roi_align"], region_cases.ps_roi_align),
+    ("ps_roi_pool", ["ps_roi_pool"], region_cases.ps_roi_pool),
+    ("deform_ps_roi_pool", ["deform_ps_roi_pool"], region_cases.deform_ps_roi_pool),
+    ("crop_and_resize", ["crop_and_resize"], region_cases.crop_and_resize),
     ("optim.sgd", ["sgd_step"], training_cases.sgd),
     ("schedule", [], training_cases.schedule),
     ("model.resnet18", [], training_cases.model_resnet(18)),

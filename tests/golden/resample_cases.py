@@ -1,7 +1,16 @@
 """Cases of pooling, resizing and sampling: where an output pixel reads between or over input pixels."""
 
+from pathlib import Path
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+import torchvision
+
+from caselib import TORCH, TORCHVISION
+
+RECORDED = Path(__file__).resolve().parent / "recorded"
+CLAMPED = f"the border rule of MXNet 1.x's DeformableConvolution, written in {TORCH}"
 
 
 def close(dtype, rtol=1e-5, atol=1e-5):
@@ -144,3 +153,136 @@ def grid_sample(w):
     w.error("grid_sample", "error_batch", {"input": x, "grid": w.rand(2, 2, 2, 2)}, {}, "grid_sample: grid")
     w.error("grid_sample", "error_no_pixels", {"input": w.randn(1, 1, 0, 4), "grid": w.rand(1, 2, 2, 2)}, {},
             "grid_sample: input")
+
+
+def clamped_deform_conv2d(x, offset, weight, bias=None, mask=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1)):
+    """Deformable convolution with the border rule of MXNet 1.x's `deformable_im2col`.
+
+    A position counts if 0 <= y < H and 0 <= x < W; one beyond the centre of the last row or column reads that row
+    or column.
+    """
+    n, c, height, width = x.shape
+    o, group_in, kh, kw = weight.shape
+    taps, (oh, ow) = kh * kw, offset.shape[2:]
+    shared = offset.shape[1] // (2 * taps)
+    moved = offset.reshape(n, shared, taps, 2, oh, ow)
+
+    def positions(axis, count, size):
+        tap = torch.arange(taps) // kw if axis == 0 else torch.arange(taps) % kw
+        window = torch.arange(count) * stride[axis] - padding[axis]
+        window = window.reshape((count, 1) if axis == 0 else (1, count))
+        at = moved[:, :, :, axis] + window + (tap * dilation[axis]).reshape(taps, 1, 1)
+        inside = (at >= 0) & (at < size)
+        at = torch.where(at >= size - 1, torch.full_like(at, size - 1), at)
+        low = at.detach().floor().clamp(0, size - 1)
+        return inside, low, (low + 1).clamp(max=size - 1), at - low
+
+    inside_y, y0, y1, dy = positions(0, oh, height)
+    inside_x, x0, x1, dx = positions(1, ow, width)
+    pixels = x.reshape(n, shared, c // shared, height * width)
+    columns = 0.0
+    for row, wy in ((y0, 1 - dy), (y1, dy)):
+        for column, wx in ((x0, 1 - dx), (x1, dx)):
+            index = (row * width + column).long().reshape(n, shared, 1, -1).expand(-1, -1, c // shared, -1)
+            value = torch.gather(pixels, 3, index).reshape(n, shared, c // shared, taps, oh, ow)
+            columns = columns + value * (wy * wx * (inside_y & inside_x)).unsqueeze(2)
+    if mask is not None:
+        columns = columns * mask.reshape(n, shared, 1, taps, oh, ow)
+    groups = c // group_in
+    columns = columns.reshape(n, groups, group_in, taps, oh, ow)
+    weight = weight.reshape(groups, o // groups, group_in, taps)
+    out = torch.einsum("ngckyx,gock->ngoyx", columns, weight).reshape(n, o, oh, ow)
+    return out if bias is None else out + bias.reshape(-1, 1, 1)
+
+
+def deform_conv2d(w):
+    pairs = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
+
+    def add(name, x, weight, offset_groups=1, bias=True, mask=True, reach=0.8, offset=None, layout=None,
+            border="zeros", dtype="float32", **args):
+        w.start("deform_conv2d", name)
+        spread = pairs | {k: tuple(v) if isinstance(v, list) else (v, v) for k, v in args.items()}
+        windows = [(x[2 + a] + 2 * spread["padding"][a] - spread["dilation"][a] * (weight[2 + a] - 1) - 1)
+                   // spread["stride"][a] + 1 for a in (0, 1)]
+        taps = weight[2] * weight[3]
+        inputs = {
+            "input": w.randn(*x),
+            "offset": w.randn(x[0], 2 * offset_groups * taps, *windows, std=reach),
+            "weight": w.randn(*weight, std=(2.0 / (weight[1] * taps)) ** 0.5),
+        }
+        if offset is not None:
+            inputs["offset"][:] = offset
+        if bias:
+            inputs["bias"] = w.randn(weight[0])
+        if mask:
+            inputs["mask"] = w.rand(x[0], offset_groups * taps, *windows)
+        reference = {"zeros": torchvision.ops.deform_conv2d, "clamped": clamped_deform_conv2d}[border]
+        shown = dict(args) | ({"border": border} if border != "zeros" else {}) | ({"layout": layout} if layout else {})
+        w.case("deform_conv2d", name,
+               lambda i, _: {"output": reference(i["input"], i["offset"], i["weight"], bias=i.get("bias"),
+                                                 mask=i.get("mask"), **spread)},
+               inputs, args=shown, ref=TORCHVISION if border == "zeros" else CLAMPED, **close(dtype, 2e-5, 2e-5))
+
+    add("3x3", (2, 4, 6, 5), (4, 4, 3, 3), padding=1)
+    add("3x3_plain", (2, 4, 6, 5), (4, 4, 3, 3), bias=False, mask=False, padding=1)
+    add("bias_without_mask", (1, 4, 5, 6), (3, 4, 3, 3), mask=False)
+    add("offset_groups", (1, 8, 6, 5), (4, 8, 3, 3), offset_groups=4, padding=2, dilation=2)
+    add("groups", (2, 6, 5, 6), (4, 3, 3, 3), padding=1, bias=False)
+    add("groups_across_offset_groups", (1, 6, 6, 7), (6, 2, 3, 3), offset_groups=2, padding=1)
+    add("depthwise", (1, 6, 5, 6), (6, 1, 3, 3), offset_groups=3, padding=1, mask=False)
+    add("stride_padding_dilation", (1, 3, 11, 12), (4, 3, 3, 2), stride=[2, 3], padding=[2, 1], dilation=[1, 2])
+    add("1x1", (2, 5, 4, 7), (3, 5, 1, 1))
+    add("1x5_odd", (1, 3, 5, 9), (2, 3, 1, 5), padding=[0, 2])
+    add("batch9", (9, 2, 3, 4), (2, 2, 2, 2))
+    add("wide_channels", (1, 32, 4, 5), (16, 32, 3, 3), padding=1, bias=False)
+    add("empty_batch", (0, 4, 5, 5), (2, 4, 3, 3), padding=1)
+    # Every position between the last pixels and the zeros around.
+    add("far_reach", (1, 2, 4, 5), (2, 2, 3, 3), reach=4.0, padding=1)
+    add("far_outside", (1, 2, 4, 5), (2, 2, 3, 3), offset=1e8, padding=1)
+    add("whole_steps", (1, 2, 4, 5), (2, 2, 3, 3), offset=-1.0, padding=1)
+    add("channels_last", (2, 5, 6, 5), (3, 5, 3, 3), padding=1, layout="channels_last")
+    add("transposed", (2, 3, 6, 5), (3, 3, 3, 3), padding=1, layout="transposed")
+    add("f64", (2, 4, 6, 5), (4, 2, 3, 3), offset_groups=2, padding=1, stride=2, dtype="float64")
+    add("clamped", (2, 4, 6, 5), (4, 4, 3, 3), padding=1, border="clamped")
+    add("clamped_plain_groups", (1, 8, 6, 5), (4, 4, 3, 3), offset_groups=4, bias=False, mask=False, padding=2,
+        dilation=2, border="clamped")
+    add("clamped_stride_padding", (1, 3, 11, 9), (4, 3, 3, 2), stride=[2, 3], padding=[2, 1], border="clamped")
+    add("clamped_far_reach", (1, 2, 4, 5), (2, 2, 3, 3), reach=4.0, padding=1, border="clamped")
+    add("clamped_one_pixel", (1, 2, 1, 1), (2, 2, 3, 3), reach=0.5, padding=1, border="clamped")
+    add("clamped_f64", (1, 4, 6, 5), (4, 2, 3, 3), offset_groups=2, padding=1, border="clamped", dtype="float64")
+
+    # What MXNet itself computed, with the loss `sum(y * y)`: one image; every second window of two images; a
+    # wider map. The reference above must agree before its other cases are worth anything.
+    with np.load(RECORDED / "mxnet_deformable_convolution.npz") as file:
+        recorded = {key: value for key, value in file.items()}
+
+    def from_mxnet(part, stride, gradient):
+        x, offset, weight, y = (recorded[f"{part}.{key}"] for key in ("x", "offset", "weight", "y"))
+        tensors = {"in.input": x, "in.offset": offset, "in.weight": weight, "out.output": y}
+        leaves = [torch.from_numpy(t).double().requires_grad_(True) for t in (x, offset)]
+        ours = clamped_deform_conv2d(*leaves, torch.from_numpy(weight).double(), stride=(stride, stride),
+                                     padding=(2, 2), dilation=(2, 2))
+        assert (ours - torch.from_numpy(y)).abs().max() < 1e-5
+        if gradient:
+            tensors["gradout.output"] = 2.0 * y
+            tensors[f"grad.in.{gradient}"] = want = recorded[f"{part}.grad_{gradient.replace('input', 'x')}"]
+            got = torch.autograd.grad((ours * ours).sum(), leaves[0 if gradient == "input" else 1])[0]
+            assert (got - torch.from_numpy(want)).abs().max() < 5e-5
+        args = {"padding": 2, "dilation": 2, "stride": stride, "border": "clamped"}
+        w.put("deform_conv2d", f"mxnet_{part}", tensors, args, "MXNet 1.9.1 DeformableConvolution", 2e-5, 3e-5)
+
+    from_mxnet("image", 1, "input")
+    from_mxnet("half", 2, "offset")
+    from_mxnet("wide", 2, None)
+
+    w.start("deform_conv2d", "error")
+    inputs = {"input": w.randn(1, 4, 5, 5), "offset": w.randn(1, 18, 3, 3), "weight": w.randn(2, 4, 3, 3)}
+    for name, change, args, message in [
+        ("error_offset_size", {"offset": w.randn(1, 18, 5, 5)}, {}, "deform_conv2d: offset"),
+        ("error_offset_channels", {"offset": w.randn(1, 17, 3, 3)}, {}, "deform_conv2d: offset"),
+        ("error_offset_groups", {"offset": w.randn(1, 54, 3, 3)}, {}, "deform_conv2d: offset"),
+        ("error_mask", {"mask": w.randn(1, 18, 3, 3)}, {}, "deform_conv2d: mask"),
+        ("error_weight", {"weight": w.randn(2, 3, 3, 3)}, {}, "deform_conv2d: weight"),
+        ("error_stride_zero", {}, {"stride": 0}, "deform_conv2d: stride"),
+    ]:
+        w.error("deform_conv2d", name, inputs | change, args, message, ref=TORCHVISION)

@@ -7,6 +7,7 @@
 
 mod models;
 mod ops;
+mod regions;
 
 use std::time::{Duration, Instant};
 
@@ -49,6 +50,10 @@ impl Case {
 
     fn size(&self, key: &str) -> Result<usize> {
         self.0[key].as_u64().map(|n| n as usize).with_context(|| format!("the case has no number `{key}`"))
+    }
+
+    fn number(&self, key: &str) -> Result<f64> {
+        self.0[key].as_f64().with_context(|| format!("the case has no number `{key}`"))
     }
 
     fn size_or(&self, key: &str, default: usize) -> usize {

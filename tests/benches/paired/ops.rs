@@ -8,14 +8,14 @@ use vision_core::{FeatureMap, ops};
 use super::{Case, Step};
 
 /// The operation on its variable input.
-type Forward = Box<dyn Fn(&Var) -> Result<Tensor>>;
+pub(super) type Forward = Box<dyn Fn(&Var) -> Result<Tensor>>;
 
-fn normal(name: &str, shape: &[usize]) -> Result<Tensor> {
+pub(super) fn normal(name: &str, shape: &[usize]) -> Result<Tensor> {
     Ok(Key::new(0).fold(name).normal(shape, 0.0, 1.0, DType::F32, &Device::Cpu)?)
 }
 
 /// `(N, C, H, W)` sizes as `(N, H, W, C)`, other ranks as they are.
-fn nhwc(sizes: &[usize]) -> Vec<usize> {
+pub(super) fn nhwc(sizes: &[usize]) -> Vec<usize> {
     match *sizes {
         [n, c, h, w] => vec![n, h, w, c],
         _ => sizes.to_vec(),
@@ -33,6 +33,9 @@ pub(super) fn step(case: &Case) -> Result<Step> {
     let (stride, padding) = (case.size_or("stride", 1), case.size_or("padding", 0));
     let groups = case.size_or("groups", 1);
     let map = move |x: &Var| FeatureMap::from_nhwc(x.as_tensor().clone());
+    if case.sizes("weight").is_ok() && case.text("op")? == "deform_conv2d" || case.size("boxes").is_ok() {
+        return super::regions::step(case);
+    }
     let forward: Forward = match (case.text("op")?, weight) {
         ("conv2d", Some(weight)) => {
             let args = ops::Conv2dArgs { groups, ..ops::Conv2dArgs::square(stride, padding) };

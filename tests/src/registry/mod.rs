@@ -5,6 +5,7 @@ mod core;
 mod instdisc;
 mod models;
 mod pictures;
+mod regions;
 mod resample;
 mod training;
 
@@ -32,7 +33,9 @@ const fn op(name: &'static str, kernels: &'static [&'static str], run: fn(&Case)
 
 /// Every row.
 pub fn ops() -> impl Iterator<Item = &'static Op> {
-    [core::OPS, resample::OPS, training::OPS, models::OPS, pictures::OPS, instdisc::OPS].into_iter().flatten()
+    [core::OPS, resample::OPS, regions::OPS, training::OPS, models::OPS, pictures::OPS, instdisc::OPS]
+        .into_iter()
+        .flatten()
 }
 
 /// The row of that name.

@@ -10,6 +10,7 @@ pub(super) const OPS: &[Op] = &[
     op("avg_pool2d", &["avg_pool2d"], avg_pool2d),
     op("interpolate", &["interpolate"], interpolate),
     op("grid_sample", &["grid_sample"], grid_sample),
+    op("deform_conv2d", &["deform_conv2d"], deform_conv2d),
 ];
 
 fn avg_pool2d(case: &Case) -> Result<Outputs> {
@@ -73,4 +74,20 @@ fn grid_sample(case: &Case) -> Result<Outputs> {
         align_corners: case.args.bool("align_corners", false)?,
     };
     Ok(Outputs::one(ops::grid_sample(&case.input("input")?, &case.input("grid")?, &args)?))
+}
+
+fn deform_conv2d(case: &Case) -> Result<Outputs> {
+    let args = ops::DeformConv2dArgs {
+        stride: case.args.pair("stride")?.unwrap_or([1, 1]),
+        padding: case.args.pair("padding")?.unwrap_or([0, 0]),
+        dilation: case.args.pair("dilation")?.unwrap_or([1, 1]),
+        border: match case.args.text("border")?.as_deref() {
+            None | Some("zeros") => ops::DeformBorder::Zeros,
+            Some("clamped") => ops::DeformBorder::Clamped,
+            Some(other) => bail!("unknown border {other}"),
+        },
+    };
+    let (input, offset, weight) = (case.input("input")?, case.input("offset")?, case.input("weight")?);
+    let (bias, mask) = (case.maybe("bias"), case.maybe("mask"));
+    Ok(Outputs::one(ops::deform_conv2d(&input, &offset, &weight, bias.as_ref(), mask.as_ref(), &args)?))
 }

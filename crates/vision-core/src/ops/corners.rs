@@ -113,12 +113,21 @@ impl<T: Float> Corners<T> {
     }
 
     /// Adds `grad` times weight and `scale` to the channels from `from` of those pixels whose rows `band` has.
+    ///
+    /// `first_row` is where the rows of the image start among those dealt out.
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "must end up inside a function with vector instructions")]
-    pub(super) fn scatter(&self, band: &mut Band<'_, T>, c: usize, from: usize, scale: T, grad: &[T]) {
+    pub(super) fn scatter(
+        &self,
+        band: &mut Band<'_, T>,
+        first_row: usize,
+        [c, from]: [usize; 2],
+        scale: T,
+        grad: &[T],
+    ) {
         for (at, weight) in self.inside().into_iter().zip(self.weights()) {
             let Some((y, x)) = at else { continue };
-            let Some(row) = band.row(y) else { continue };
+            let Some(row) = band.row(first_row + y) else { continue };
             let (weight, start) = (weight * scale, x * c + from);
             for (to, &g) in row[start..start + grad.len()].iter_mut().zip(grad) {
                 *to += g * weight;
@@ -151,7 +160,7 @@ fn products<T: Float, const N: usize>(grad: &[T], pixels: [&[T]; N]) -> [T; N] {
     sums
 }
 
-/// Rows of an image, dealt out in turn: the part of it that one task may write.
+/// Rows of images, dealt out in turn: the part of them that one task may write.
 pub(super) struct Band<'a, T> {
     rows: Vec<&'a mut [T]>,
     index: usize,
@@ -159,7 +168,7 @@ pub(super) struct Band<'a, T> {
 }
 
 impl<T> Band<'_, T> {
-    /// Row `y` of the image if it belongs to this band.
+    /// Row `y` of those dealt out if it belongs to this band.
     fn row(&mut self, y: usize) -> Option<&mut [T]> {
         if y % self.bands == self.index {
             self.rows.get_mut(y / self.bands).map(|row| &mut **row)
@@ -169,12 +178,12 @@ impl<T> Band<'_, T> {
     }
 }
 
-/// Calls `work` for bands of `image`, of rows of `row_len`, side by side.
+/// Calls `work` for bands of `images`, of rows of `row_len`, side by side.
 ///
 /// Each row belongs to one call, so what is added to it arrives in the order of that call, whatever the number
 /// of bands.
 pub(super) fn for_each_band<T: Send>(
-    image: &mut [T],
+    images: &mut [T],
     row_len: usize,
     bands: usize,
     work: impl Fn(&mut Band<'_, T>) + Send + Sync,
@@ -184,7 +193,7 @@ pub(super) fn for_each_band<T: Send>(
     }
     let mut parts: Vec<Band<'_, T>> =
         (0..bands).map(|index| Band { rows: Vec::new(), index, bands }).collect();
-    for (y, row) in image.chunks_mut(row_len).enumerate() {
+    for (y, row) in images.chunks_mut(row_len).enumerate() {
         parts[y % bands].rows.push(row);
     }
     parts.par_iter_mut().for_each(work);
@@ -224,7 +233,7 @@ mod tests {
             for_each_band(&mut image, 2, bands, |band| {
                 for y in 0..8 {
                     let corners = Corners::new([y as f32, 0.0], [7, 2]);
-                    corners.scatter(band, 1, 0, 2.0, &[(y + 1) as f32]);
+                    corners.scatter(band, 0, [1, 0], 2.0, &[(y + 1) as f32]);
                 }
             });
             assert_eq!(image.iter().step_by(2).copied().collect::<Vec<_>>(), [2., 4., 6., 8., 10., 12., 14.]);

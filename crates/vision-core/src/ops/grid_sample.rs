@@ -238,7 +238,7 @@ impl GridSample {
             let work = |band: &mut Band<'_, T>| {
                 vectorised(|| {
                     for (place, grad) in grid.chunks_exact(2).zip(grad.chunks_exact(c)) {
-                        self.corners(&axes, place).0.scatter(band, c, 0, T::ONE, grad);
+                        self.corners(&axes, place).0.scatter(band, 0, [c, 0], T::ONE, grad);
                     }
                 });
             };

@@ -19,6 +19,8 @@ pub(crate) trait Float: WithDType + Default + std::ops::Neg<Output = Self> + Has
     const ONE: Self;
     /// Negative infinity.
     const NEG_INFINITY: Self;
+    /// The smallest finite number.
+    const LOWEST: Self;
 
     /// Whether this is not a number.
     fn is_nan(self) -> bool;
@@ -40,6 +42,7 @@ macro_rules! impl_float {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
             const NEG_INFINITY: Self = $type::NEG_INFINITY;
+            const LOWEST: Self = $type::MIN;
 
             fn is_nan(self) -> bool {
                 $type::is_nan(self)

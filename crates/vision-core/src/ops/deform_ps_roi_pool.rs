@@ -1,0 +1,336 @@
+//! Deformable position-sensitive RoI pooling (Dai et al., "Deformable convolutional networks", 2017, section 2.2),
+//! as `DeformablePSROIPooling` of `MXNet` 1.x, which the paper's code was written for.
+//!
+//! A box from `round(x1) s - 0.5` to `(round(x2) + 1) s - 0.5`, halves rounded away from zero, at least 0.1 pixels
+//! wide and high, is cut into `P x P` cells. Cell `(i, j)` of class `k` is moved down by
+//! `trans_std * height * offset[2 k + 1]` and right by `trans_std * width * offset[2 k]` (x first), read at part
+//! `(floor(i S / P), floor(j S / P))` of `S` parts. It is the mean of `sample_per_part^2` samples between pixels, at
+//! the upper left corners of its equal parts; those outside `[-0.5, H - 0.5]` are left out, the others moved to the
+//! nearest pixel centre; 0 without samples. Output channel `c` reads channel `(c G + gy) G + gx` with
+//! `gy = floor(i G / P)`, and belongs to class `c / (C / classes)`.
+//!
+//! Differentiable in the map and the offsets. Boxes must be finite; an offset that is not leaves its cell without
+//! samples.
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp2, Device, Layout, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::regions::{
+    AxisRoom, Cell, Grid, Places, Region, Room, check_cells, check_groups, check_map, pack, regions, unpack,
+    with_nchw,
+};
+use super::support::{
+    Float, check_cpu, check_dims, check_dtype, cpu_slice, dispatch_float, storage_slice, vectorised,
+};
+use crate::FeatureMap;
+use crate::error::{Error, Result};
+
+/// Options of [`deform_ps_roi_pool`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DeformPsRoiPoolArgs {
+    /// Cells per region along each axis.
+    pub output_size: usize,
+    /// Pixels of the map per unit of the boxes, such as 1/16.
+    pub spatial_scale: f64,
+    /// Groups of channels along each axis; 1 for pooling that is not position-sensitive.
+    pub group_size: usize,
+    /// Offsets per region along each axis; 0 for one per cell.
+    pub part_size: usize,
+    /// Samples per cell along each axis.
+    pub sample_per_part: usize,
+    /// Offset of one, as a share of the box.
+    pub trans_std: f64,
+}
+
+impl Default for DeformPsRoiPoolArgs {
+    /// 7 x 7 cells of as many groups, scale 1, an offset per cell, 4 x 4 samples, 0.1.
+    fn default() -> Self {
+        Self {
+            output_size: 7,
+            spatial_scale: 1.0,
+            group_size: 7,
+            part_size: 0,
+            sample_per_part: 4,
+            trans_std: 0.1,
+        }
+    }
+}
+
+/// Pools `boxes`, `(K, 5)` of picture number and `x1, y1, x2, y2`, from `input`, `(N, C G^2, H, W)`, as
+/// `(K, C, P, P)`.
+///
+/// `offset`, `(K, 2 classes, S, S)`, moves the cells; without it they stay.
+///
+/// # Errors
+/// As [`super::roi_align`], and if the channels are no multiple of the groups or of the classes, or the offsets
+/// have another shape.
+pub fn deform_ps_roi_pool(
+    input: &Tensor,
+    boxes: &Tensor,
+    offset: Option<&Tensor>,
+    args: &DeformPsRoiPoolArgs,
+) -> Result<Tensor> {
+    with_nchw("deform_ps_roi_pool", input, |map| deform_ps_roi_pool_nhwc(map, boxes, offset, args))
+}
+
+/// [`deform_ps_roi_pool`] of a feature map; the offsets stay `(K, 2 classes, S, S)`.
+///
+/// # Errors
+/// As [`deform_ps_roi_pool`].
+pub fn deform_ps_roi_pool_nhwc(
+    input: &FeatureMap,
+    boxes: &Tensor,
+    offset: Option<&Tensor>,
+    args: &DeformPsRoiPoolArgs,
+) -> Result<FeatureMap> {
+    const OP: &str = "deform_ps_roi_pool";
+    let dims = check_map(OP, input)?;
+    check_cells(OP, [args.output_size; 2], args.spatial_scale)?;
+    for (name, value) in [("group_size", args.group_size), ("sample_per_part", args.sample_per_part)] {
+        if value == 0 {
+            return Err(Error::argument(format!("{OP}: {name}"), "must be at least 1"));
+        }
+    }
+    if !args.trans_std.is_finite() {
+        return Err(Error::argument(format!("{OP}: trans_std"), format!("{} is not finite", args.trans_std)));
+    }
+    let channels = check_groups(OP, dims[3], [args.group_size; 2])?;
+    let regions = regions(OP, input.nhwc(), boxes)?;
+    let parts = if args.part_size == 0 { args.output_size } else { args.part_size };
+    let classes = match offset {
+        None => 1,
+        Some(offset) => {
+            let what = "deform_ps_roi_pool: offset";
+            check_dtype(what, offset, input.nhwc().dtype())?;
+            check_cpu(what, offset)?;
+            let classes = if offset.rank() == 4 { offset.dims()[1] / 2 } else { 0 };
+            if classes == 0 || channels % classes != 0 {
+                let expected =
+                    format!("({}, 2 classes, {parts}, {parts}), classes dividing {channels}", regions.len());
+                return Err(Error::shape(what, expected, offset.dims()));
+            }
+            check_dims(what, offset, &[regions.len(), 2 * classes, parts, parts])?;
+            classes
+        }
+    };
+    let op = DeformPool {
+        args: *args,
+        grid: Grid {
+            input: dims,
+            cells: [args.output_size; 2],
+            group_size: [args.group_size; 2],
+            runs: classes,
+        },
+        images: regions.iter().map(|region| region.image).collect(),
+        boxes: regions.iter().map(|region| placed(region, args.spatial_scale)).collect(),
+        parts,
+        moved: offset.is_some(),
+    };
+    let offset = match offset {
+        Some(offset) => offset.contiguous()?,
+        None => Tensor::zeros(0, input.nhwc().dtype(), &Device::Cpu)?,
+    };
+    FeatureMap::from_nhwc(input.nhwc().apply_op2(&offset, op)?)
+}
+
+/// A box on the map: start and length along (y, x).
+fn placed(region: &Region, scale: f64) -> [[f64; 2]; 2] {
+    [0, 1].map(|axis| {
+        let start = region.sides[1 - axis].round() * scale - 0.5;
+        let end = (region.sides[3 - axis].round() + 1.0) * scale - 0.5;
+        [start, (end - start).max(0.1)]
+    })
+}
+
+struct DeformPool {
+    args: DeformPsRoiPoolArgs,
+    grid: Grid,
+    images: Vec<usize>,
+    boxes: Vec<[[f64; 2]; 2]>,
+    /// Offsets per region along each axis.
+    parts: usize,
+    moved: bool,
+}
+
+/// The cells at the places that some offsets give.
+struct Moved<'a, T> {
+    op: &'a DeformPool,
+    offset: &'a [T],
+}
+
+impl DeformPool {
+    /// Index of the x offset of a cell; that of y is `parts^2` behind.
+    fn offset_index(&self, region: usize, class: usize, cell: [usize; 2]) -> usize {
+        let [i, j] = cell.map(|at| at * self.parts / self.args.output_size);
+        (((region * self.grid.runs + class) * 2) * self.parts + i) * self.parts + j
+    }
+}
+
+impl<T: Float> Moved<'_, T> {
+    /// The samples along one axis, in `room`; returns their number.
+    fn samples(
+        &self,
+        [start, length]: [f64; 2],
+        cell: usize,
+        offset: f64,
+        size: usize,
+        room: &mut AxisRoom,
+    ) -> usize {
+        let args = &self.op.args;
+        let bin = length / args.output_size as f64;
+        let start = start + cell as f64 * bin + offset * args.trans_std * length;
+        let (step, last) = (bin / args.sample_per_part as f64, size as f64 - 1.0);
+        room.taps.clear();
+        room.slopes.clear();
+        let mut count = 0;
+        for sample in 0..args.sample_per_part {
+            let at = start + sample as f64 * step;
+            if !(-0.5..=last + 0.5).contains(&at) {
+                continue;
+            }
+            count += 1;
+            let at = at.clamp(0.0, last);
+            let (low, beyond) = (at as usize, at - at.floor());
+            if beyond > 0.0 {
+                room.add(low, 1.0 - beyond, -1.0);
+                room.add(low + 1, beyond, 1.0);
+            } else {
+                room.add(low, 1.0, 0.0);
+            }
+        }
+        count
+    }
+
+    /// Both axes' samples, and one over their number.
+    fn place(&self, region: usize, class: usize, cell: [usize; 2], room: &mut Room) -> f64 {
+        let op = self.op;
+        let [dy, dx] = if op.moved {
+            let at = op.offset_index(region, class, cell);
+            [self.offset[at + op.parts * op.parts].to_f64(), self.offset[at].to_f64()]
+        } else {
+            [0.0; 2]
+        };
+        let [_, h, w, _] = op.grid.input;
+        let rows = self.samples(op.boxes[region][0], cell[0], dy, h, &mut room.rows);
+        let columns = self.samples(op.boxes[region][1], cell[1], dx, w, &mut room.columns);
+        1.0 / (rows * columns).max(1) as f64
+    }
+
+    /// The gradient of the offsets.
+    fn offset_gradient(&self, packed: &[T], grad: &[T]) -> Vec<T> {
+        let (op, grid) = (self.op, &self.op.grid);
+        let mut out = vec![T::ZERO; self.offset.len()];
+        if out.is_empty() {
+            return out;
+        }
+        let (d, run_len) = (grid.channels(), grid.channels() / grid.runs);
+        let (region_len, area) = (grid.cells[0] * grid.cells[1] * d, op.parts * op.parts);
+        let len = 2 * grid.runs * area;
+        let regions = out.par_chunks_mut(len).zip(grad.par_chunks(region_len)).enumerate();
+        regions.for_each(|(region, (out, grad))| {
+            let mut room = Room::default();
+            vectorised(|| {
+                for (at, class, start) in grid.parts() {
+                    let scale = self.place(region, class, at, &mut room) * op.args.trans_std;
+                    let grad = &grad[start..start + run_len];
+                    let plane = (op.images[region] * grid.groups() + grid.group(at)) * grid.plane_len();
+                    let plane = &packed[plane..plane + grid.plane_len()];
+                    let mut slopes = [0.0; 2];
+                    for (&(y, row), row_slope) in room.rows.taps.iter().zip(&room.rows.slopes) {
+                        for (&(x, column), column_slope) in room.columns.taps.iter().zip(&room.columns.slopes)
+                        {
+                            let start = (y as usize * grid.input[2] + x as usize) * d + class * run_len;
+                            let pixel = plane[start..start + run_len].iter().zip(grad);
+                            let product = pixel.fold(T::ZERO, |sum, (&a, &g)| sum + a * g).to_f64();
+                            slopes[0] += product * row_slope * column;
+                            slopes[1] += product * row * column_slope;
+                        }
+                    }
+                    let [down, across] = op.boxes[region].map(|[_, length]| length * scale);
+                    let to = op.offset_index(0, class, at);
+                    out[to] += T::from_f64(slopes[1] * across);
+                    out[to + area] += T::from_f64(slopes[0] * down);
+                }
+            });
+        });
+        out
+    }
+}
+
+impl AxisRoom {
+    /// Adds a factor and its derivative to what `pixel` has among the last two.
+    fn add(&mut self, pixel: usize, weight: f64, slope: f64) {
+        let pixel = pixel as u32;
+        for ((at, sum), slopes) in self.taps.iter_mut().zip(&mut self.slopes).rev().take(2) {
+            if *at == pixel {
+                *sum += weight;
+                *slopes += slope;
+                return;
+            }
+        }
+        self.taps.push((pixel, weight));
+        self.slopes.push(slope);
+    }
+}
+
+impl<T: Float> Places for Moved<'_, T> {
+    fn cell<'a>(&'a self, region: usize, run: usize, cell: [usize; 2], room: &'a mut Room) -> Cell<'a> {
+        let scale = self.place(region, run, cell, room);
+        Cell { rows: &room.rows.taps, columns: &room.columns.taps, scale }
+    }
+}
+
+impl CustomOp2 for DeformPool {
+    fn name(&self) -> &'static str {
+        "deform_ps_roi_pool"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        dispatch_float!("deform_ps_roi_pool: input", s1.dtype(), T => {
+            let input = pack(&self.grid, cpu_slice::<T>("deform_ps_roi_pool: input", s1, l1)?);
+            let offset = cpu_slice::<T>("deform_ps_roi_pool: offset", s2, l2)?;
+            let out = self.grid.forward(&self.images, &input, &Moved { op: self, offset }, T::ZERO);
+            let shape = Shape::from(self.grid.output_dims(self.images.len()).as_slice());
+            Ok((T::to_cpu_storage_owned(out), shape))
+        })
+    }
+
+    fn bwd(
+        &self,
+        input: &Tensor,
+        offset: &Tensor,
+        _res: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let ((sx, lx), (so, lo)) = (input.storage_and_layout(), offset.storage_and_layout());
+        let (sg, lg) = grad.storage_and_layout();
+        dispatch_float!("deform_ps_roi_pool: gradient", grad.dtype(), T => {
+            let dy = storage_slice::<T>("deform_ps_roi_pool: gradient", &sg, lg)?;
+            let moved = Moved { op: self, offset: storage_slice::<T>("deform_ps_roi_pool: offset", &so, lo)? };
+            let dx = if input.track_op() {
+                let dx = unpack(&self.grid, self.grid.input_gradient(&self.images, dy, &moved));
+                Some(Tensor::from_vec(dx, input.dims(), &Device::Cpu)?)
+            } else {
+                None
+            };
+            let doffset = if self.moved && offset.track_op() {
+                let x = pack(&self.grid, storage_slice::<T>("deform_ps_roi_pool: input", &sx, lx)?);
+                Some(Tensor::from_vec(moved.offset_gradient(&x, dy), offset.dims(), &Device::Cpu)?)
+            } else {
+                None
+            };
+            Ok((dx, doffset))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
