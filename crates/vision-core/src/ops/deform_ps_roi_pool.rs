@@ -20,9 +20,7 @@ use super::regions::{
     AxisRoom, Cell, Grid, Places, Region, Room, check_cells, check_groups, check_map, pack, regions, unpack,
     with_nchw,
 };
-use super::support::{
-    Float, check_cpu, check_dims, check_dtype, cpu_slice, dispatch_float, storage_slice, vectorised,
-};
+use super::support::{Float, check_cpu, check_dims, check_dtype, cpu_slice, dispatch_float, storage_slice};
 use crate::FeatureMap;
 use crate::error::{Error, Result};
 
@@ -123,8 +121,9 @@ pub fn deform_ps_roi_pool_nhwc(
             runs: classes,
         },
         images: regions.iter().map(|region| region.image).collect(),
-        boxes: regions.iter().map(|region| placed(region, args.spatial_scale)).collect(),
+        boxes: regions.iter().map(|region| placed(region, args)).collect(),
         parts,
+        part_of: (0..args.output_size).map(|at| at * parts / args.output_size).collect(),
         moved: offset.is_some(),
     };
     let offset = match offset {
@@ -134,12 +133,25 @@ pub fn deform_ps_roi_pool_nhwc(
     FeatureMap::from_nhwc(input.nhwc().apply_op2(&offset, op)?)
 }
 
-/// A box on the map: start and length along (y, x).
-fn placed(region: &Region, scale: f64) -> [[f64; 2]; 2] {
+/// A box on the map, along one axis.
+#[derive(Clone, Copy, Debug)]
+struct Side {
+    start: f64,
+    length: f64,
+    /// Length of a cell.
+    bin: f64,
+    /// Distance of samples.
+    step: f64,
+}
+
+/// Where a box lies along (y, x).
+fn placed(region: &Region, args: &DeformPsRoiPoolArgs) -> [Side; 2] {
     [0, 1].map(|axis| {
-        let start = region.sides[1 - axis].round() * scale - 0.5;
-        let end = (region.sides[3 - axis].round() + 1.0) * scale - 0.5;
-        [start, (end - start).max(0.1)]
+        let start = region.sides[1 - axis].round() * args.spatial_scale - 0.5;
+        let end = (region.sides[3 - axis].round() + 1.0) * args.spatial_scale - 0.5;
+        let length = (end - start).max(0.1);
+        let bin = length / args.output_size as f64;
+        Side { start, length, bin, step: bin / args.sample_per_part as f64 }
     })
 }
 
@@ -147,9 +159,11 @@ struct DeformPool {
     args: DeformPsRoiPoolArgs,
     grid: Grid,
     images: Vec<usize>,
-    boxes: Vec<[[f64; 2]; 2]>,
+    boxes: Vec<[Side; 2]>,
     /// Offsets per region along each axis.
     parts: usize,
+    /// The part that a cell belongs to, along either axis.
+    part_of: Vec<usize>,
     moved: bool,
 }
 
@@ -162,41 +176,43 @@ struct Moved<'a, T> {
 impl DeformPool {
     /// Index of the x offset of a cell; that of y is `parts^2` behind.
     fn offset_index(&self, region: usize, class: usize, cell: [usize; 2]) -> usize {
-        let [i, j] = cell.map(|at| at * self.parts / self.args.output_size);
+        let [i, j] = cell.map(|at| self.part_of[at]);
         (((region * self.grid.runs + class) * 2) * self.parts + i) * self.parts + j
     }
 }
 
 impl<T: Float> Moved<'_, T> {
     /// The samples along one axis, in `room`; returns their number.
-    fn samples(
-        &self,
-        [start, length]: [f64; 2],
-        cell: usize,
-        offset: f64,
-        size: usize,
-        room: &mut AxisRoom,
-    ) -> usize {
+    fn samples(&self, side: Side, cell: usize, offset: f64, size: usize, room: &mut AxisRoom) -> usize {
         let args = &self.op.args;
-        let bin = length / args.output_size as f64;
-        let start = start + cell as f64 * bin + offset * args.trans_std * length;
-        let (step, last) = (bin / args.sample_per_part as f64, size as f64 - 1.0);
+        let start = side.start + cell as f64 * side.bin + offset * args.trans_std * side.length;
+        let last = size as f64 - 1.0;
         room.taps.clear();
         room.slopes.clear();
-        let mut count = 0;
+        let (mut first, mut count) = (0, 0);
         for sample in 0..args.sample_per_part {
-            let at = start + sample as f64 * step;
+            let at = start + sample as f64 * side.step;
             if !(-0.5..=last + 0.5).contains(&at) {
                 continue;
             }
             count += 1;
             let at = at.clamp(0.0, last);
-            let (low, beyond) = (at as usize, at - at.floor());
+            let low = at as usize;
+            let beyond = at - low as f64;
+            if room.taps.is_empty() {
+                first = low;
+            }
+            // Samples advance, so the pixels between the first and the last are listed without gaps.
+            let reach = low - first + if beyond > 0.0 { 2 } else { 1 };
+            while room.taps.len() < reach {
+                room.taps.push(((first + room.taps.len()) as u32, 0.0));
+                room.slopes.push(0.0);
+            }
+            room.taps[low - first].1 += 1.0 - beyond;
             if beyond > 0.0 {
-                room.add(low, 1.0 - beyond, -1.0);
-                room.add(low + 1, beyond, 1.0);
-            } else {
-                room.add(low, 1.0, 0.0);
+                room.taps[low - first + 1].1 += beyond;
+                room.slopes[low - first] -= 1.0;
+                room.slopes[low - first + 1] += 1.0;
             }
         }
         count
@@ -230,47 +246,32 @@ impl<T: Float> Moved<'_, T> {
         let regions = out.par_chunks_mut(len).zip(grad.par_chunks(region_len)).enumerate();
         regions.for_each(|(region, (out, grad))| {
             let mut room = Room::default();
-            vectorised(|| {
-                for (at, class, start) in grid.parts() {
-                    let scale = self.place(region, class, at, &mut room) * op.args.trans_std;
-                    let grad = &grad[start..start + run_len];
-                    let plane = (op.images[region] * grid.groups() + grid.group(at)) * grid.plane_len();
-                    let plane = &packed[plane..plane + grid.plane_len()];
-                    let mut slopes = [0.0; 2];
-                    for (&(y, row), row_slope) in room.rows.taps.iter().zip(&room.rows.slopes) {
-                        for (&(x, column), column_slope) in room.columns.taps.iter().zip(&room.columns.slopes)
-                        {
-                            let start = (y as usize * grid.input[2] + x as usize) * d + class * run_len;
-                            let pixel = plane[start..start + run_len].iter().zip(grad);
-                            let product = pixel.fold(T::ZERO, |sum, (&a, &g)| sum + a * g).to_f64();
-                            slopes[0] += product * row_slope * column;
-                            slopes[1] += product * row * column_slope;
-                        }
+            for ((at, grad), class) in grid
+                .all_cells()
+                .zip(grad.chunks_exact(d))
+                .flat_map(|cell| (0..grid.runs).map(move |class| (cell, class)))
+            {
+                let scale = self.place(region, class, at, &mut room) * op.args.trans_std;
+                let grad = &grad[class * run_len..(class + 1) * run_len];
+                let plane = (op.images[region] * grid.groups() + grid.group(at)) * grid.plane_len();
+                let plane = &packed[plane..plane + grid.plane_len()];
+                let mut slopes = [0.0; 2];
+                for (&(y, row), row_slope) in room.rows.taps.iter().zip(&room.rows.slopes) {
+                    for (&(x, column), column_slope) in room.columns.taps.iter().zip(&room.columns.slopes) {
+                        let start = (y as usize * grid.input[2] + x as usize) * d + class * run_len;
+                        let pixel = plane[start..start + run_len].iter().zip(grad);
+                        let product = pixel.fold(T::ZERO, |sum, (&a, &g)| sum + a * g).to_f64();
+                        slopes[0] += product * row_slope * column;
+                        slopes[1] += product * row * column_slope;
                     }
-                    let [down, across] = op.boxes[region].map(|[_, length]| length * scale);
-                    let to = op.offset_index(0, class, at);
-                    out[to] += T::from_f64(slopes[1] * across);
-                    out[to + area] += T::from_f64(slopes[0] * down);
                 }
-            });
+                let [down, across] = op.boxes[region].map(|side| side.length * scale);
+                let to = op.offset_index(0, class, at);
+                out[to] += T::from_f64(slopes[1] * across);
+                out[to + area] += T::from_f64(slopes[0] * down);
+            }
         });
         out
-    }
-}
-
-impl AxisRoom {
-    /// Adds a factor and its derivative to what `pixel` has among the last two.
-    fn add(&mut self, pixel: usize, weight: f64, slope: f64) {
-        let pixel = pixel as u32;
-        for ((at, sum), slopes) in self.taps.iter_mut().zip(&mut self.slopes).rev().take(2) {
-            if *at == pixel {
-                *sum += weight;
-                *slopes += slope;
-                return;
-            }
-        }
-        self.taps.push((pixel, weight));
-        self.slopes.push(slope);
     }
 }
 

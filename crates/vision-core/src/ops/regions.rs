@@ -184,15 +184,22 @@ pub(super) fn pack<'a, T: Float>(grid: &Grid, input: &'a [T]) -> Cow<'a, [T]> {
         return Cow::Borrowed(input);
     }
     let width = c / groups;
+    let (plane, share) = (h * w * width, groups.div_ceil(rayon::current_num_threads()));
     let mut out = vec![T::ZERO; input.len()];
-    out.par_chunks_mut(h * w * width).enumerate().for_each(|(plane, out)| {
-        let (image, group) = (plane / groups, plane % groups);
+    // Pixel by pixel, so that each is read into the cache once by each task.
+    let task = |image: usize, first: usize, out: &mut [T]| {
         let pixels = input[image * h * w * c..][..h * w * c].chunks_exact(c);
-        for (out, pixel) in out.chunks_exact_mut(width).zip(pixels) {
-            for (out, &x) in out.iter_mut().zip(pixel[group..].iter().step_by(groups)) {
-                *out = x;
+        for (at, pixel) in pixels.enumerate() {
+            for (group, out) in out.chunks_exact_mut(plane).enumerate() {
+                let from = pixel[first + group..].iter().step_by(groups);
+                for (out, &x) in out[at * width..(at + 1) * width].iter_mut().zip(from) {
+                    *out = x;
+                }
             }
         }
+    };
+    out.par_chunks_mut(groups * plane).enumerate().for_each(|(image, out)| {
+        out.par_chunks_mut(share * plane).enumerate().for_each(|(part, out)| task(image, part * share, out));
     });
     Cow::Owned(out)
 }
@@ -208,10 +215,11 @@ pub(super) fn unpack<T: Float>(grid: &Grid, packed: Vec<T>) -> Vec<T> {
     let mut out = vec![T::ZERO; packed.len()];
     out.par_chunks_mut(w * c).enumerate().for_each(|(row, out)| {
         let (image, y) = (row / h, row % h);
-        for group in 0..groups {
-            let from = &packed[(image * groups + group) * plane + y * w * width..][..w * width];
-            for (out, from) in out.chunks_exact_mut(c).zip(from.chunks_exact(width)) {
-                for (out, &x) in out[group..].iter_mut().step_by(groups).zip(from) {
+        for (x, out) in out.chunks_exact_mut(c).enumerate() {
+            for group in 0..groups {
+                let from = (image * groups + group) * plane + (y * w + x) * width;
+                let to = out[group..].iter_mut().step_by(groups);
+                for (out, &x) in to.zip(&packed[from..from + width]) {
                     *out = x;
                 }
             }

@@ -128,43 +128,32 @@ impl RoiPool {
     fn region<T: Float>(&self, region: usize, input: &[T], out: &mut [T], argmax: Option<&mut [u32]>) {
         let ([_, h, w, c], [ph, pw]) = (self.dims, self.cells);
         let image = &input[self.images[region] * h * w * c..][..h * w * c];
-        let spans = |cell: usize| {
-            let rows = self.rows[region * ph + cell / pw];
-            let columns = self.columns[region * pw + cell % pw];
-            (rows[0]..rows[1]).flat_map(move |y| (columns[0]..columns[1]).map(move |x| y * w as u32 + x))
-        };
-        vectorised(|| match argmax {
-            None => {
-                for (cell, out) in out.chunks_exact_mut(c).enumerate() {
-                    let mut pixels = spans(cell).peekable();
-                    if pixels.peek().is_some() {
-                        out.fill(T::LOWEST);
-                    }
-                    for pixel in pixels {
-                        for (out, &x) in out.iter_mut().zip(&image[pixel as usize * c..]) {
+        let mut argmax = argmax.map(|argmax| argmax.chunks_exact_mut(c));
+        for (cell, out) in out.chunks_exact_mut(c).enumerate() {
+            let [top, bottom] = self.rows[region * ph + cell / pw];
+            let [left, right] = self.columns[region * pw + cell % pw];
+            if top < bottom && left < right {
+                out.fill(T::LOWEST);
+            }
+            let mut argmax = argmax.as_mut().and_then(Iterator::next);
+            for pixel in (top..bottom).flat_map(|y| (left..right).map(move |x| y * w as u32 + x)) {
+                let x = &image[pixel as usize * c..][..c];
+                match &mut argmax {
+                    None => vectorised(|| {
+                        for (out, &x) in out.iter_mut().zip(x) {
                             *out = if x > *out { x } else { *out };
                         }
-                    }
-                }
-            }
-            Some(argmax) => {
-                let parts = out.chunks_exact_mut(c).zip(argmax.chunks_exact_mut(c));
-                for (cell, (out, argmax)) in parts.enumerate() {
-                    let mut pixels = spans(cell).peekable();
-                    if pixels.peek().is_some() {
-                        out.fill(T::LOWEST);
-                    }
-                    for pixel in pixels {
-                        let x = &image[pixel as usize * c..];
+                    }),
+                    Some(argmax) => vectorised(|| {
                         for ((out, at), &x) in out.iter_mut().zip(argmax.iter_mut()).zip(x) {
                             let larger = x > *out;
                             *out = if larger { x } else { *out };
                             *at = if larger { pixel } else { *at };
                         }
-                    }
+                    }),
                 }
             }
-        });
+        }
     }
 
     /// Each task owns some rows of the batch and takes what falls into them, in the order of the regions.
@@ -174,16 +163,20 @@ impl RoiPool {
         if out.is_empty() || grad.is_empty() {
             return out;
         }
-        let share = (n * h).div_ceil(2 * rayon::current_num_threads()) * w;
+        let share = (n * h).div_ceil(rayon::current_num_threads()) * w;
         out.par_chunks_mut(share * c).enumerate().for_each(|(task, out)| {
             let (low, high) = (task * share, task * share + out.len() / c);
             let regions = grad.chunks_exact(self.region_len()).zip(argmax.chunks_exact(self.region_len()));
-            for (&image, (grad, argmax)) in self.images.iter().zip(regions) {
+            for ((region, &image), (grad, argmax)) in self.images.iter().enumerate().zip(regions) {
                 let first = image * h * w;
-                if first >= high || first + h * w <= low {
-                    continue;
-                }
-                for (grad, argmax) in grad.chunks_exact(c).zip(argmax.chunks_exact(c)) {
+                let cells = grad.chunks_exact(c).zip(argmax.chunks_exact(c)).enumerate();
+                for (cell, (grad, argmax)) in cells {
+                    let [top, bottom] =
+                        self.rows[region * self.cells[0] + cell / self.cells[1]].map(|row| row as usize);
+                    let (top, bottom) = (first + top * w, first + bottom * w);
+                    if top >= bottom || top >= high || bottom <= low {
+                        continue;
+                    }
                     for (channel, (&g, &at)) in grad.iter().zip(argmax).enumerate() {
                         let pixel = first + at as usize;
                         if at != OUTSIDE && pixel >= low && pixel < high {

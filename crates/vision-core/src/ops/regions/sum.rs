@@ -76,13 +76,10 @@ impl Grid {
         self.input[1] * self.input[2] * self.channels()
     }
 
-    /// All cells with their runs of channels: (cell, run, first element in the region's result).
-    pub(crate) fn parts(&self) -> impl Iterator<Item = ([usize; 2], usize, usize)> + '_ {
-        let ([_, pw], len) = (self.cells, self.channels());
-        (0..self.cells[0] * pw).flat_map(move |at| {
-            let run_len = len / self.runs;
-            (0..self.runs).map(move |run| ([at / pw, at % pw], run, at * len + run * run_len))
-        })
+    /// All cells, row by row.
+    pub(crate) fn all_cells(&self) -> impl Iterator<Item = [usize; 2]> + use<> {
+        let [ph, pw] = self.cells;
+        (0..ph).flat_map(move |i| (0..pw).map(move |j| [i, j]))
     }
 
     /// `(K, PH, PW, channels of a group)`, with `fill` in cells without pixels.
@@ -101,19 +98,20 @@ impl Grid {
         }
         out.par_chunks_mut(region_len).zip(images).enumerate().for_each(|(region, (out, &image))| {
             let mut room = Room::default();
-            vectorised(|| {
-                for (at, run, start) in self.parts() {
+            for (at, out) in self.all_cells().zip(out.chunks_exact_mut(d)) {
+                let plane = (image * self.groups() + self.group(at)) * self.plane_len();
+                let plane = &packed[plane..plane + self.plane_len()];
+                for (run, out) in out.chunks_exact_mut(run_len).enumerate() {
                     let cell = places.cell(region, run, at, &mut room);
-                    let out = &mut out[start..start + run_len];
                     if cell.rows.is_empty() || cell.columns.is_empty() {
                         out.fill(fill);
-                        continue;
+                    } else if let [out] = out {
+                        *out = one_channel(plane, [self.input[2], d, run], &cell);
+                    } else {
+                        add_pixels(out, plane, [self.input[2], d, run * run_len], &cell);
                     }
-                    let plane = (image * self.groups() + self.group(at)) * self.plane_len();
-                    let plane = &packed[plane..plane + self.plane_len()];
-                    add_pixels(out, plane, [self.input[2], d, run * run_len], &cell);
                 }
-            });
+            }
         });
         out
     }
@@ -135,24 +133,23 @@ impl Grid {
             return out;
         }
         let all_rows = n * groups * h;
-        let share = all_rows.div_ceil(2 * rayon::current_num_threads());
+        let share = all_rows.div_ceil(rayon::current_num_threads());
         out.par_chunks_mut(share * w * d).enumerate().for_each(|(task, out)| {
             // Rows are counted over all pictures and groups.
             let (low, high) = (task * share, task * share + out.len() / (w * d));
             let mut room = Room::default();
-            vectorised(|| {
-                for ((region, &image), grad) in images.iter().enumerate().zip(grad.chunks_exact(region_len)) {
-                    let first = image * groups * h;
-                    if first >= high || first + groups * h <= low {
+            for ((region, &image), grad) in images.iter().enumerate().zip(grad.chunks_exact(region_len)) {
+                let first = image * groups * h;
+                if first >= high || first + groups * h <= low {
+                    continue;
+                }
+                for (at, grad) in self.all_cells().zip(grad.chunks_exact(d)) {
+                    let first = first + self.group(at) * h;
+                    if first >= high || first + h <= low {
                         continue;
                     }
-                    for (at, run, start) in self.parts() {
-                        let first = first + self.group(at) * h;
-                        if first >= high || first + h <= low {
-                            continue;
-                        }
+                    for (run, grad) in grad.chunks_exact(run_len).enumerate() {
                         let cell = places.cell(region, run, at, &mut room);
-                        let grad = &grad[start..start + run_len];
                         for &(y, row) in cell.rows {
                             let y = first + y as usize;
                             if y < low || y >= high {
@@ -162,23 +159,39 @@ impl Grid {
                             for &(x, column) in cell.columns {
                                 let weight = T::from_f64(row * column * cell.scale);
                                 let start = x as usize * d + run * run_len;
-                                for (to, &g) in to[start..start + run_len].iter_mut().zip(grad) {
-                                    *to += g * weight;
-                                }
+                                add_scaled(&mut to[start..start + run_len], grad, weight);
                             }
                         }
                     }
                 }
-            });
+            }
         });
         out
     }
 }
 
+/// The weighted sum of one channel.
+fn one_channel<T: Float>(plane: &[T], [width, d, channel]: [usize; 3], cell: &Cell<'_>) -> T {
+    let mut sum = 0.0;
+    for &(y, row) in cell.rows {
+        let line = &plane[y as usize * width * d..][..width * d];
+        let across = cell.columns.iter().map(|&(x, column)| line[x as usize * d + channel].to_f64() * column);
+        sum += row * across.sum::<f64>();
+    }
+    T::from_f64(sum * cell.scale)
+}
+
+/// `out += weight * from`.
+fn add_scaled<T: Float>(out: &mut [T], from: &[T], weight: T) {
+    vectorised(|| {
+        for (out, &x) in out.iter_mut().zip(from) {
+            *out += x * weight;
+        }
+    });
+}
+
 /// Adds the weighted pixels of `cell` to `out`: channels from `first` on of a plane of rows of `width` pixels of
 /// `d` channels.
-#[inline(always)]
-#[allow(clippy::inline_always, reason = "must end up inside a function with vector instructions")]
 fn add_pixels<T: Float>(out: &mut [T], plane: &[T], [width, d, first]: [usize; 3], cell: &Cell<'_>) {
     let len = out.len();
     for &(y, row) in cell.rows {
@@ -194,24 +207,26 @@ fn add_pixels<T: Float>(out: &mut [T], plane: &[T], [width, d, first]: [usize; 3
             let (w2, w3) = (weight(four[2].1), weight(four[3].1));
             let first = pixel(four[0].0).iter().zip(pixel(four[1].0));
             let second = pixel(four[2].0).iter().zip(pixel(four[3].0));
-            for ((out, (&a, &b)), (&c, &d)) in out.iter_mut().zip(first).zip(second) {
-                *out += a * w0 + b * w1 + c * w2 + d * w3;
-            }
+            vectorised(|| {
+                for ((out, (&a, &b)), (&c, &d)) in out.iter_mut().zip(first).zip(second) {
+                    *out += a * w0 + b * w1 + c * w2 + d * w3;
+                }
+            });
         }
         let mut rest = fours.remainder().iter();
         if fours.remainder().len() > 1
             && let (Some(one), Some(two)) = (rest.next(), rest.next())
         {
             let (w0, w1) = (weight(one.1), weight(two.1));
-            for ((out, &a), &b) in out.iter_mut().zip(pixel(one.0)).zip(pixel(two.0)) {
-                *out += a * w0 + b * w1;
-            }
+            let (one, two) = (pixel(one.0), pixel(two.0));
+            vectorised(|| {
+                for ((out, &a), &b) in out.iter_mut().zip(one).zip(two) {
+                    *out += a * w0 + b * w1;
+                }
+            });
         }
         for &(x, column) in rest {
-            let w = weight(column);
-            for (out, &a) in out.iter_mut().zip(pixel(x)) {
-                *out += a * w;
-            }
+            add_scaled(out, pixel(x), weight(column));
         }
     }
 }
