@@ -27,7 +27,7 @@ const NORM_EPS: f64 = 1e-12;
 /// let params = ParamStore::new(Key::new(1), DType::F32, &Device::Cpu);
 /// let model = InstDisc::new(&config, params.var_builder())?;
 /// let pictures = Tensor::zeros((2, 3, 32, 32), DType::F32, &Device::Cpu)?;
-/// let output = model.forward(&pictures, &Pass::eval())?;
+/// let output = model.forward(&pictures, &Pass::inference())?;
 /// assert_eq!(output.embedding.dims(), [2, 128]);
 /// assert_eq!(output.pooled.dims(), [2, 64]);
 /// # Ok(())

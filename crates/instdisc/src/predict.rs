@@ -176,7 +176,7 @@ impl Embedder {
         }
         let Some((height, width)) = size else { return Ok(Vec::new()) };
         let input = Tensor::from_vec(pixels, (images.len(), height, width, 3), &Device::Cpu)?;
-        let output = self.model.forward(&input.permute((0, 3, 1, 2))?, &Pass::eval())?;
+        let output = self.model.forward(&input.permute((0, 3, 1, 2))?, &Pass::inference())?;
         Ok(output.embedding.to_vec2()?)
     }
 }

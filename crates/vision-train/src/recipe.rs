@@ -197,7 +197,7 @@ pub struct Step {
 impl Step {
     /// The pass for the model's forward functions.
     pub fn pass(&self) -> Pass {
-        Pass { train: self.train, key: self.key }
+        Pass { train: self.train, graph: true, key: self.key }
     }
 }
 

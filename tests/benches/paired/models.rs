@@ -94,9 +94,8 @@ pub(super) fn step(case: &Case) -> Result<Step> {
     let sizes = case.sizes("input")?;
     let x = Key::new(1).normal(sizes.as_slice(), 0.0, 1.0, DType::F32, &Device::Cpu)?;
     if case.text("mode")? == "forward" {
-        // Variables would keep a graph; inference has constants.
         return Ok(Box::new(move || {
-            forward(&FeatureMap::from_nchw(&x)?, &Pass::eval())?;
+            forward(&FeatureMap::from_nchw(&x)?, &Pass::inference())?;
             Ok(())
         }));
     }

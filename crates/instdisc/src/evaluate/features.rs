@@ -153,7 +153,7 @@ pub fn embed(model: &InstDisc, cfg: &Config, set: &AnySet, ctx: &Context) -> Res
     };
     for batch in loader.epoch(0, 0) {
         let batch = batch?;
-        let output = model.forward(&batch.tensor(&ctx.device)?.to_dtype(ctx.dtype)?, &Pass::eval())?;
+        let output = model.forward(&batch.tensor(&ctx.device)?.to_dtype(ctx.dtype)?, &Pass::inference())?;
         let stage = match cfg.eval.features {
             FeatureKind::Embedding | FeatureKind::Pooled => None,
             FeatureKind::Conv1 => Some(0),

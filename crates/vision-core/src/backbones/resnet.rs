@@ -11,7 +11,7 @@ use candle_nn::VarBuilder;
 
 use super::{Backbone, FeatureInfo};
 use crate::error::{Error, Result};
-use crate::nn::{BatchNorm2d, BatchNormConfig, Conv2d, Linear, WeightInit};
+use crate::nn::{BatchNorm2d, BatchNormConfig, Conv2d, ConvNorm, Linear, WeightInit};
 use crate::ops::{Conv2dArgs, Pool2dArgs, adaptive_avg_pool2d_nhwc, max_pool2d_nhwc};
 use crate::{FeatureMap, Pass};
 use block::{Block, BlockConfig, Kind};
@@ -114,8 +114,7 @@ impl Default for ResNetConfig {
 /// ```
 #[derive(Clone, Debug)]
 pub struct ResNet {
-    conv1: Conv2d,
-    bn1: BatchNorm2d,
+    stem: ConvNorm,
     pool: Option<Pool2dArgs>,
     stages: Vec<Vec<Block>>,
     info: Vec<FeatureInfo>,
@@ -148,7 +147,7 @@ impl ResNet {
         let init = config.init.unwrap_or(usual);
         let channels = [config.in_channels, width];
         let conv1 = Conv2d::with_init(channels, [kernel; 2], args, false, init, vb.pp("conv1"))?;
-        let bn1 = BatchNorm2d::new(width, &config.norm, vb.pp("bn1"))?;
+        let stem = ConvNorm::new(conv1, BatchNorm2d::new(width, &config.norm, vb.pp("bn1"))?);
         let mut stride = args.stride[0];
         let mut info = vec![FeatureInfo { name: "stem".to_owned(), channels: width, stride }];
         stride *= pool.map_or(1, |pool| pool.stride[0]);
@@ -177,7 +176,7 @@ impl ResNet {
             info.push(FeatureInfo { name, channels: in_channels, stride });
             stages.push(blocks);
         }
-        Ok(Self { conv1, bn1, pool, stages, info, out_channels: in_channels })
+        Ok(Self { stem, pool, stages, info, out_channels: in_channels })
     }
 
     /// The maps after the stem (after its ReLU, before pooling) and after each of the four stages.
@@ -186,7 +185,7 @@ impl ResNet {
     /// If the picture has another number of channels, or is so small that training meets a single value
     /// per channel.
     pub fn forward_features(&self, input: &FeatureMap, pass: &Pass) -> Result<Vec<FeatureMap>> {
-        let stem = self.bn1.forward_relu(&self.conv1.forward(input)?, pass.train)?;
+        let stem = self.stem.forward_relu(input, pass)?;
         let mut x = match &self.pool {
             Some(pool) => max_pool2d_nhwc(&stem, pool)?,
             None => stem.clone(),
@@ -194,7 +193,7 @@ impl ResNet {
         let mut maps = vec![stem];
         for stage in &self.stages {
             for block in stage {
-                x = block.forward(&x, pass.train)?;
+                x = block.forward(&x, pass)?;
             }
             maps.push(x.clone());
         }

@@ -91,6 +91,17 @@ impl BatchNorm2d {
         self.run(input, train, Some(residual), true)
     }
 
+    /// What the layer does with its running statistics: `x * scale + shift` per channel, as constants.
+    ///
+    /// # Errors
+    /// If the tensor library reports one.
+    pub fn scale_and_shift(&self) -> Result<(Tensor, Tensor)> {
+        let (mean, var) = (self.running_mean.detach(), self.running_var.detach());
+        let scale = (self.weight.detach() / (var + self.config.eps)?.sqrt()?)?;
+        let shift = (self.bias.detach() - (mean * &scale)?)?;
+        Ok((scale, shift))
+    }
+
     fn run(
         &self,
         input: &FeatureMap,

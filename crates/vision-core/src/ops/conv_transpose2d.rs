@@ -10,7 +10,7 @@
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Shape, Tensor};
 
-use super::conv2d::{Conv2dArgs, Geometry, kernels};
+use super::conv2d::{Conv2dArgs, Epilogue, Geometry, kernels};
 use super::support::{
     Float, check_cpu, check_dims, check_dtype, check_float, column_sums, cpu_slice, dispatch_float,
     storage_slice,
@@ -191,7 +191,7 @@ impl ConvTranspose {
         let dx = if input.track_op() {
             let (s, l) = weight.storage_and_layout();
             let weight = storage_slice::<T>("conv_transpose2d: weight", &s, l)?;
-            let dx = kernels::forward(&self.geometry, dy, weight, None);
+            let dx = kernels::forward(&self.geometry, dy, weight, Epilogue::NONE);
             Some(Tensor::from_vec(dx, self.geometry.output_dims().as_slice(), &Device::Cpu)?)
         } else {
             None

@@ -2,10 +2,10 @@
 
 use candle_nn::VarBuilder;
 
-use crate::FeatureMap;
 use crate::error::{Error, Result};
-use crate::nn::{BatchNorm2d, BatchNormConfig, Conv2d, WeightInit};
+use crate::nn::{BatchNorm2d, BatchNormConfig, Conv2d, ConvNorm, WeightInit};
 use crate::ops::Conv2dArgs;
+use crate::{FeatureMap, Pass};
 
 /// The two designs of a residual branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,9 +54,9 @@ impl BlockConfig {
 /// `relu(branch(x) + shortcut(x))`; the branch's convolutions have ReLU between them.
 #[derive(Clone, Debug)]
 pub(super) struct Block {
-    inner: Vec<(Conv2d, BatchNorm2d)>,
-    last: (Conv2d, BatchNorm2d),
-    downsample: Option<(Conv2d, BatchNorm2d)>,
+    inner: Vec<ConvNorm>,
+    last: ConvNorm,
+    downsample: Option<ConvNorm>,
 }
 
 impl Block {
@@ -71,7 +71,7 @@ impl Block {
             if number == layers.len() && config.zero_init_residual {
                 norm.weight = 0.0;
             }
-            inner.push((conv, BatchNorm2d::new(out, &norm, vb.pp(format!("bn{number}")))?));
+            inner.push(ConvNorm::new(conv, BatchNorm2d::new(out, &norm, vb.pp(format!("bn{number}")))?));
             channels = out;
         }
         let last = inner.pop().ok_or_else(|| Error::argument("ResNet block", "has no layers"))?;
@@ -80,24 +80,19 @@ impl Block {
         } else {
             let vb = vb.pp("downsample");
             let conv = config.conv([config.in_channels, channels], 1, config.stride, vb.pp(0))?;
-            Some((conv, BatchNorm2d::new(channels, &config.norm, vb.pp(1))?))
+            Some(ConvNorm::new(conv, BatchNorm2d::new(channels, &config.norm, vb.pp(1))?))
         };
         Ok(Self { inner, last, downsample })
     }
 
-    pub(super) fn forward(&self, input: &FeatureMap, train: bool) -> Result<FeatureMap> {
+    pub(super) fn forward(&self, input: &FeatureMap, pass: &Pass) -> Result<FeatureMap> {
         let mut x = input.clone();
-        for (conv, norm) in &self.inner {
-            x = norm.forward_relu(&conv.forward(&x)?, train)?;
+        for layer in &self.inner {
+            x = layer.forward_relu(&x, pass)?;
         }
-        let (conv, norm) = &self.last;
-        let branch = conv.forward(&x)?;
         match &self.downsample {
-            None => norm.forward_add_relu(&branch, input, train),
-            Some((shrink, shrink_norm)) => {
-                let shortcut = shrink_norm.forward(&shrink.forward(input)?, train)?;
-                norm.forward_add_relu(&branch, &shortcut, train)
-            }
+            None => self.last.forward_add_relu(&x, input, pass),
+            Some(shrink) => self.last.forward_add_relu(&x, &shrink.forward(input, pass)?, pass),
         }
     }
 }

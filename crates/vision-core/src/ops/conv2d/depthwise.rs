@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::Geometry;
+use super::product::Epilogue;
 use super::windows::Tap;
 use crate::ops::support::{Float, vectorised};
 
@@ -31,7 +32,7 @@ pub(super) fn forward<T: Float>(
     taps: &[Tap],
     input: &[T],
     weight: &[T],
-    bias: Option<&[T]>,
+    epilogue: Epilogue<'_, T>,
 ) -> Vec<T> {
     let c = g.in_channels;
     let packed = pack(g, taps, weight);
@@ -45,13 +46,24 @@ pub(super) fn forward<T: Float>(
         let image = &input[row / height * image_len..(row / height + 1) * image_len];
         vectorised(|| {
             for (x, out) in out.chunks_exact_mut(c).enumerate() {
-                if let Some(bias) = bias {
+                if let Some(bias) = epilogue.bias {
                     out.copy_from_slice(bias);
                 }
                 let origin = [row % height * g.args.stride[0], x * g.args.stride[1]];
                 for (tap, weight) in taps.iter().zip(packed.chunks_exact(c)) {
                     if let Some(pixel) = seen(tap, origin, g.input) {
                         multiply_add(out, &image[pixel * c..(pixel + 1) * c], weight);
+                    }
+                }
+                if let Some(residual) = epilogue.residual {
+                    let from = (row * width + x) * c;
+                    for (out, &r) in out.iter_mut().zip(&residual[from..from + c]) {
+                        *out += r;
+                    }
+                }
+                if epilogue.relu {
+                    for out in out {
+                        *out = if *out <= T::ZERO { T::ZERO } else { *out };
                     }
                 }
             }

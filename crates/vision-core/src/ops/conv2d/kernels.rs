@@ -65,11 +65,11 @@ pub(in crate::ops) fn forward<T: Float>(
     g: &Geometry,
     input: &[T],
     weight: &[T],
-    bias: Option<&[T]>,
+    epilogue: Epilogue<'_, T>,
 ) -> Vec<T> {
     let taps = forward_taps(g);
     if is_depthwise(g) {
-        return depthwise::forward(g, &taps, input, weight, bias);
+        return depthwise::forward(g, &taps, input, weight, epilogue);
     }
     let (source, grid) = (input_source(g, input), output_grid(g));
     let padded = Padded::if_useful(&source, grid, &taps, g.groups());
@@ -78,7 +78,6 @@ pub(in crate::ops) fn forward<T: Float>(
     let count = g.batch * grid.area() * g.out_channels;
     let mut out = Vec::with_capacity(count);
     let place = Place { size: g.output, origin: [0, 0], step: [1, 1] };
-    let epilogue = Epilogue { bias, ..Epilogue::NONE };
     // SAFETY: `out` has room for `count` elements and is not used otherwise; the grid is the whole map, so all of
     // them are written.
     unsafe {

@@ -20,16 +20,16 @@ pub(super) struct Place {
 
 /// What is done to a sum before it is written.
 #[derive(Clone, Copy)]
-pub(super) struct Epilogue<'a, T> {
+pub(in crate::ops) struct Epilogue<'a, T> {
     /// One number per result channel.
-    pub(super) bias: Option<&'a [T]>,
+    pub(in crate::ops) bias: Option<&'a [T]>,
     /// A map like the result.
-    pub(super) residual: Option<&'a [T]>,
-    pub(super) relu: bool,
+    pub(in crate::ops) residual: Option<&'a [T]>,
+    pub(in crate::ops) relu: bool,
 }
 
 impl<T> Epilogue<'_, T> {
-    pub(super) const NONE: Self = Self { bias: None, residual: None, relu: false };
+    pub(in crate::ops) const NONE: Self = Self { bias: None, residual: None, relu: false };
 }
 
 /// A buffer that several threads write, each its own elements.
