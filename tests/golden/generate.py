@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+import boxes_cases
 import core_cases
 import instdisc_cases
 import resample_cases
@@ -38,6 +39,10 @@ FAMILIES = [
     ("avg_pool2d", ["avg_pool2d"], resample_cases.avg_pool2d),
     ("interpolate", ["interpolate"], resample_cases.interpolate),
     ("grid_sample", ["grid_sample"], resample_cases.grid_sample),
+    ("box_iou", ["box_iou"], boxes_cases.overlap("box_iou")),
+    ("generalized_box_iou", ["box_iou"], boxes_cases.overlap("generalized_box_iou")),
+    ("nms", ["nms"], boxes_cases.nms),
+    ("batched_nms", ["nms"], boxes_cases.batched_nms),
     ("optim.sgd", ["sgd_step"], training_cases.sgd),
     ("schedule", [], training_cases.schedule),
     ("model.resnet18", [], training_cases.model_resnet(18)),
