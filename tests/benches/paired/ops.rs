@@ -10,7 +10,7 @@ use super::{Case, Step};
 /// The operation on its variable input.
 type Forward = Box<dyn Fn(&Var) -> Result<Tensor>>;
 
-fn normal(name: &str, shape: &[usize]) -> Result<Tensor> {
+pub(super) fn normal(name: &str, shape: &[usize]) -> Result<Tensor> {
     Ok(Key::new(0).fold(name).normal(shape, 0.0, 1.0, DType::F32, &Device::Cpu)?)
 }
 
@@ -24,6 +24,9 @@ fn nhwc(sizes: &[usize]) -> Vec<usize> {
 
 /// One forward and one backward pass of the case's operation.
 pub(super) fn step(case: &Case) -> Result<Step> {
+    if let Some(step) = super::boxes::step(case)? {
+        return Ok(step);
+    }
     let sizes = case.sizes("input")?;
     let x = Var::from_tensor(&normal("x", &nhwc(&sizes))?)?;
     let weight = match case.sizes("weight") {

@@ -17,7 +17,7 @@ pub enum BoxExtent {
 
 impl BoxExtent {
     /// What is added to the difference of two coordinates.
-    pub(super) fn margin<T: Float>(self) -> T {
+    pub(crate) fn margin<T: Float>(self) -> T {
         match self {
             Self::Continuous => T::ZERO,
             Self::Inclusive => T::ONE,

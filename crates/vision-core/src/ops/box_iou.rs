@@ -7,7 +7,7 @@
 //! is not refused and gives a meaningless number, and two boxes without area give NaN.
 //!
 //! Both sets get gradients. Where two coordinates are equal, each gets half of the gradient of their minimum
-//! or maximum, and a side of exactly zero passes its gradient, as PyTorch's `max` and `clamp` do.
+//! or maximum, and a side of exactly zero passes none, as PyTorch's `max` and `clamp` do.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Shape, Tensor};
@@ -184,7 +184,7 @@ fn pair_gradient<T: Float, const GENERALIZED: bool>(a: [T; 4], b: [T; 4], g: T) 
     let intersection = w * h;
     let union = area_a + area_b - intersection;
     let mut d_union = -g * (intersection / union / union);
-    let passed = |raw: T, g: T| if raw >= T::ZERO { g } else { T::ZERO };
+    let passed = |raw: T, g: T| if raw > T::ZERO { g } else { T::ZERO };
     let (mut da, mut db) = ([T::ZERO; 4], [T::ZERO; 4]);
     if GENERALIZED {
         let raw_w = larger(a[2], b[2]) - smaller(a[0], b[0]);
