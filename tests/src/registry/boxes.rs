@@ -142,7 +142,7 @@ fn decode(case: &Case) -> Result<Outputs> {
 fn anchors(case: &Case) -> Result<Outputs> {
     let pairs = |name: &str| -> Result<Vec<[usize; 2]>> {
         let counts = case.args.nested(name)?;
-        counts.into_iter().map(|pair| Ok(to_counts(pair).try_into().ok().context("not a pair")?)).collect()
+        counts.into_iter().map(|pair| to_counts(pair).try_into().ok().context("not a pair")).collect()
     };
     let grids = pairs("grid_sizes")?;
     let image = case.args.pair("image_size")?;

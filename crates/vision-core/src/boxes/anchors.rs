@@ -80,7 +80,7 @@ impl AnchorGenerator {
 
 fn level(cell: &[[f64; 4]], [height, width]: [usize; 2], [sy, sx]: [usize; 2]) -> Result<Tensor> {
     let count = height.checked_mul(width).and_then(|n| n.checked_mul(cell.len()));
-    let Some(count) = count.filter(|&n| n <= u32::MAX as usize) else {
+    let Some(count) = count.filter(|&n| u32::try_from(n).is_ok()) else {
         return Err(Error::argument("anchors: grids", format!("{height} x {width} is too large")));
     };
     let mut values = Vec::with_capacity(count * 4);

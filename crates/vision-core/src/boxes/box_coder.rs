@@ -118,7 +118,7 @@ impl BoxCoder {
     fn boxes<T: Float>(&self, deltas: &[T], anchors: &[T]) -> Vec<T> {
         let (margin, half) = (self.extent.margin(), T::from_f64(0.5));
         let weights = self.weights.map(T::from_f64);
-        self.each(deltas, anchors, |a, d, _| {
+        each(deltas, anchors, |a, d, _| {
             let ([cx, cy], [w, h]) = self.centre_and_size(a);
             let (cx, cy) = (d[0] / weights[0] * w + cx, d[1] / weights[1] * h + cy);
             let w = half * (self.clipped(d[2] / weights[2]).exp() * w - margin);
@@ -131,7 +131,7 @@ impl BoxCoder {
         let (clip, half) = (T::from_f64(self.clip), T::from_f64(0.5));
         let weights = self.weights.map(T::from_f64);
         let grad = grad.as_chunks::<4>().0;
-        self.each(deltas, anchors, |a, d, i| {
+        each(deltas, anchors, |a, d, i| {
             let (_, [w, h]) = self.centre_and_size(a);
             let g = grad[i];
             let size = |log: T, size: T, g: T| {
@@ -146,28 +146,23 @@ impl BoxCoder {
             ]
         })
     }
+}
 
-    /// `f(anchor, offsets, number)` for all offsets.
-    fn each<T: Float>(
-        &self,
-        deltas: &[T],
-        anchors: &[T],
-        f: impl Fn([T; 4], [T; 4], usize) -> [T; 4] + Sync,
-    ) -> Vec<T> {
-        let mut out = vec![T::ZERO; deltas.len()];
-        if out.is_empty() {
-            return out;
-        }
-        let per_anchor = deltas.len() / anchors.len();
-        let chunk = chunk_rows(anchors.len() / 4, per_anchor * 4) * per_anchor;
-        let (deltas, anchors) = (deltas.as_chunks::<4>().0, anchors.as_chunks::<4>().0);
-        out.as_chunks_mut::<4>().0.par_chunks_mut(chunk).enumerate().for_each(|(part, out)| {
-            for (i, out) in (part * chunk..).zip(out) {
-                *out = f(anchors[i / per_anchor], deltas[i], i);
-            }
-        });
-        out
+/// `f(anchor, offsets, number)` for all offsets.
+fn each<T: Float>(deltas: &[T], anchors: &[T], f: impl Fn([T; 4], [T; 4], usize) -> [T; 4] + Sync) -> Vec<T> {
+    let mut out = vec![T::ZERO; deltas.len()];
+    if out.is_empty() {
+        return out;
     }
+    let per_anchor = deltas.len() / anchors.len();
+    let chunk = chunk_rows(anchors.len() / 4, per_anchor * 4) * per_anchor;
+    let (deltas, anchors) = (deltas.as_chunks::<4>().0, anchors.as_chunks::<4>().0);
+    out.as_chunks_mut::<4>().0.par_chunks_mut(chunk).enumerate().for_each(|(part, out)| {
+        for (i, out) in (part * chunk..).zip(out) {
+            *out = f(anchors[i / per_anchor], deltas[i], i);
+        }
+    });
+    out
 }
 
 fn check_constant(what: &str, tensor: &Tensor) -> Result<()> {

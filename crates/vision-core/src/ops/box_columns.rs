@@ -37,7 +37,7 @@ pub(crate) fn check_boxes(what: &str, boxes: &Tensor) -> Result<usize> {
 }
 
 /// The four coordinates of `boxes` by column, in the order of the rows that `order` names.
-pub(super) fn columns<T: Float>(boxes: &[T], order: impl Iterator<Item = u32> + Clone) -> [Vec<T>; 4] {
+pub(super) fn columns<T: Float>(boxes: &[T], order: &(impl Iterator<Item = u32> + Clone)) -> [Vec<T>; 4] {
     std::array::from_fn(|k| order.clone().map(|row| boxes[row as usize * 4 + k]).collect())
 }
 

@@ -139,7 +139,7 @@ fn forward<T: Float, const GENERALIZED: bool>(a: &[T], b: &[T]) -> Vec<T> {
     if out.is_empty() {
         return out;
     }
-    let [x1, y1, x2, y2] = columns(b, 0..width as u32);
+    let [x1, y1, x2, y2] = columns(b, &(0..width as u32));
     let areas: Vec<T> = (0..width).map(|j| area([x1[j], y1[j], x2[j], y2[j]], T::ZERO)).collect();
     let chunk = chunk_rows(rows, width);
     out.par_chunks_mut(chunk * width).zip(a.par_chunks(chunk * 4)).for_each(|(out, a)| {
@@ -226,7 +226,7 @@ fn backward<T: Float, const GENERALIZED: bool>(a: &[T], b: &[T], g: &[T]) -> (Ve
     if g.is_empty() {
         return (da, db);
     }
-    let corners = columns(b, 0..width as u32);
+    let corners = columns(b, &(0..width as u32));
     // Few enough parts that their sums for `boxes2` stay small beside the work.
     let chunk = chunk_rows(rows, width).max(rows.div_ceil(64));
     let parts: Vec<[Vec<T>; 4]> = da

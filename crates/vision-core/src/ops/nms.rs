@@ -139,7 +139,7 @@ type Kept<T> = ([T; 4], T);
 impl<T: Float> Candidates<T> {
     fn new(boxes: &[T], rows: &[u32], numbers: Vec<u32>, extent: BoxExtent) -> Self {
         let margin = extent.margin();
-        let corners = columns(boxes, rows.iter().copied());
+        let corners = columns(boxes, &rows.iter().copied());
         let areas = (0..rows.len()).map(|i| area(corner(&corners, i), margin)).collect();
         Self { corners, areas, numbers, margin }
     }

@@ -51,7 +51,7 @@ impl SmoothL1 {
         let inverse = if self.beta > 0. { T::ONE / beta } else { T::ZERO };
         for (out, (&x, &t)) in out.iter_mut().zip(x.iter().zip(t)) {
             let d = x - t;
-            let inside = if beta > T::ZERO { d * inverse } else { d - d };
+            let inside = if beta > T::ZERO { d * inverse } else { d * T::ZERO };
             let inside = if d >= beta && d > T::ZERO { T::ONE } else { inside };
             *out = scale * if d <= -beta && d < T::ZERO { -T::ONE } else { inside };
         }

@@ -127,7 +127,7 @@ impl<T: Float> Pool<T> {
     fn new(boxes: &[T], scores: &[T], args: &SoftNmsArgs) -> Self {
         let margin = args.extent.margin();
         let rows: Vec<u32> = (0..scores.len() as u32).collect();
-        let corners = columns(boxes, rows.iter().copied());
+        let corners = columns(boxes, &rows.iter().copied());
         let corner = |i: usize| corners.each_ref().map(|column| column[i]);
         let mut pool = Self {
             areas: (0..rows.len()).map(|i| area(corner(i), margin)).collect(),
