@@ -56,12 +56,21 @@ impl Dropout {
         y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).enumerate().for_each(|(chunk, (y, x))| {
             vectorised(|| {
                 let first = chunk * (CHUNK / MASK_WORDS);
-                let groups = y.chunks_mut(MASK_WORDS).zip(x.chunks(MASK_WORDS)).zip(first as u64..);
-                for ((y, x), group) in groups {
+                let drop = |group: u64, y: &mut [T], x: &[T]| {
                     let words = self.key.mask_words(group);
-                    for ((y, &x), word) in y.iter_mut().zip(x).zip(words) {
+                    for ((y, &x), &word) in y.iter_mut().zip(x).zip(&words) {
                         *y = x * if word < threshold { T::ZERO } else { scale };
                     }
+                };
+                // Groups of a known length become vector instructions.
+                let (whole_y, rest_y) = y.as_chunks_mut::<MASK_WORDS>();
+                let (whole_x, rest_x) = x.as_chunks::<MASK_WORDS>();
+                let groups = whole_y.len() as u64;
+                for ((y, x), group) in whole_y.iter_mut().zip(whole_x).zip(first as u64..) {
+                    drop(group, y, x);
+                }
+                if !rest_y.is_empty() {
+                    drop(first as u64 + groups, rest_y, rest_x);
                 }
             });
         });

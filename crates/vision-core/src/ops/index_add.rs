@@ -74,19 +74,21 @@ fn check_input(op: &str, input: &Tensor) -> Result<usize> {
     input.dims().first().copied().ok_or_else(|| Error::shape(what, "(R, ...)", input.dims()))
 }
 
-/// The indices in row-major order, each below `rows`.
-fn checked(op: &str, index: &Tensor, rows: usize) -> Result<Vec<u32>> {
+/// The indices, contiguous and each below `rows`.
+fn checked(op: &str, index: &Tensor, rows: usize) -> Result<Tensor> {
     let what = format!("{op}: index");
     check_dtype(&what, index, DType::U32)?;
     check_cpu(&what, index)?;
-    let index: Vec<u32> = index.flatten_all()?.to_vec1()?;
-    match index.iter().position(|&row| row as usize >= rows) {
-        None => Ok(index),
-        Some(at) => {
-            let problem = format!("{} at position {at} is not one of the {rows} rows", index[at]);
-            Err(Error::argument(what, problem))
-        }
+    let index = index.contiguous()?;
+    let (s, l) = index.storage_and_layout();
+    let values = storage_slice::<u32>(&what, &s, l)?;
+    let beyond = values.par_iter().with_min_len(1 << 14).position_first(|&row| row as usize >= rows);
+    if let Some(at) = beyond {
+        let problem = format!("{} at position {at} is not one of the {rows} rows", values[at]);
+        return Err(Error::argument(what, problem));
     }
+    drop(s);
+    Ok(index)
 }
 
 fn run(name: &'static str, input: &Tensor, source: &Tensor, places: Places) -> Result<Tensor> {
@@ -97,70 +99,74 @@ fn run(name: &'static str, input: &Tensor, source: &Tensor, places: Places) -> R
 
 /// Where the elements of the source go.
 struct Places {
-    /// A row per source row or, with `columns`, per source element.
-    index: Vec<u32>,
+    /// A row per source row or, with `columns`, per source element: contiguous `u32`.
+    index: Tensor,
     /// Of `scatter_add`: the column of the output for each column of the source.
     columns: Option<Vec<usize>>,
     /// Elements of a row of the output.
     width: usize,
 }
 
-/// Source elements that make it worth to share the work.
+/// Elements that make it worth to share the work.
 const PARALLEL: usize = 1 << 15;
 
 impl Places {
-    fn add<T: Float>(&self, source: &[T], out: &mut [T]) {
-        if source.is_empty() || out.is_empty() {
-            return;
+    /// `input` with the source added.
+    fn add<T: Float>(&self, index: &[u32], input: &[T], source: &[T]) -> Vec<T> {
+        let mut out = vec![T::ZERO; input.len()];
+        if out.is_empty() {
+            return out;
         }
         // Each thread goes through all indices and adds those of its band of rows, so no two write to one
         // place, and the order of additions is that of the source whatever the bands.
         let rows = out.len() / self.width;
-        let bands = if source.len() < PARALLEL { 1 } else { rayon::current_num_threads() };
-        let band = rows.div_ceil(bands);
-        let work = |(number, out): (usize, &mut [T])| {
-            let rows = number * band..number * band + out.len() / self.width;
-            match &self.columns {
-                None => {
-                    for (source, &row) in source.chunks_exact(self.width).zip(&self.index) {
-                        if rows.contains(&(row as usize)) {
-                            let start = (row as usize - rows.start) * self.width;
-                            for (out, &x) in out[start..start + self.width].iter_mut().zip(source) {
-                                *out += x;
+        let bands = if source.len() + out.len() < PARALLEL { 1 } else { rayon::current_num_threads() };
+        let band = rows.div_ceil(bands) * self.width;
+        out.par_chunks_mut(band).zip(input.par_chunks(band)).enumerate().for_each(
+            |(number, (out, input))| {
+                out.copy_from_slice(input);
+                if source.is_empty() {
+                    return;
+                }
+                // Places before the band wrap around to numbers beyond it.
+                let place = |row: u32| (row as usize * self.width).wrapping_sub(number * band);
+                match &self.columns {
+                    None => {
+                        for (source, &row) in source.chunks_exact(self.width).zip(index) {
+                            let start = place(row);
+                            if start < out.len() {
+                                for (out, &x) in out[start..start + self.width].iter_mut().zip(source) {
+                                    *out += x;
+                                }
+                            }
+                        }
+                    }
+                    Some(columns) => {
+                        let parts = source.chunks_exact(columns.len()).zip(index.chunks_exact(columns.len()));
+                        for (source, index) in parts {
+                            for ((&x, &row), &column) in source.iter().zip(index).zip(columns) {
+                                if let Some(out) = out.get_mut(place(row).wrapping_add(column)) {
+                                    *out += x;
+                                }
                             }
                         }
                     }
                 }
-                Some(columns) => {
-                    let parts =
-                        source.chunks_exact(columns.len()).zip(self.index.chunks_exact(columns.len()));
-                    for (source, index) in parts {
-                        for ((&x, &row), &column) in source.iter().zip(index).zip(columns) {
-                            if rows.contains(&(row as usize)) {
-                                out[(row as usize - rows.start) * self.width + column] += x;
-                            }
-                        }
-                    }
-                }
-            }
-        };
-        if bands == 1 {
-            work((0, out));
-        } else {
-            out.par_chunks_mut(band * self.width).enumerate().for_each(work);
-        }
+            },
+        );
+        out
     }
 
     /// What lies at the places of the source.
-    fn gather<T: Float>(&self, from: &[T], len: usize) -> Vec<T> {
+    fn gather<T: Float>(&self, index: &[u32], from: &[T], len: usize) -> Vec<T> {
         let mut out = vec![T::ZERO; len];
         if len == 0 {
             return out;
         }
         match &self.columns {
             None => {
-                let chunk = chunk_rows(self.index.len(), self.width);
-                let parts = out.par_chunks_mut(chunk * self.width).zip(self.index.par_chunks(chunk));
+                let chunk = chunk_rows(index.len(), self.width);
+                let parts = out.par_chunks_mut(chunk * self.width).zip(index.par_chunks(chunk));
                 parts.for_each(|(out, index)| {
                     for (out, &row) in out.chunks_exact_mut(self.width).zip(index) {
                         out.copy_from_slice(&from[row as usize * self.width..][..self.width]);
@@ -169,7 +175,7 @@ impl Places {
             }
             Some(columns) => {
                 let chunk = chunk_rows(len / columns.len(), columns.len()) * columns.len();
-                out.par_chunks_mut(chunk).zip(self.index.par_chunks(chunk)).for_each(|(out, index)| {
+                out.par_chunks_mut(chunk).zip(index.par_chunks(chunk)).for_each(|(out, index)| {
                     let parts = out.chunks_exact_mut(columns.len()).zip(index.chunks_exact(columns.len()));
                     for (out, index) in parts {
                         for ((out, &row), &column) in out.iter_mut().zip(index).zip(columns) {
@@ -201,8 +207,10 @@ impl CustomOp2 for AddAt {
         l2: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         dispatch_float!(format!("{}: input", self.name), s1.dtype(), T => {
-            let mut out = cpu_slice::<T>(self.name, s1, l1)?.to_vec();
-            self.places.add(cpu_slice::<T>(self.name, s2, l2)?, &mut out);
+            let (s, l) = self.places.index.storage_and_layout();
+            let index = storage_slice::<u32>(self.name, &s, l)?;
+            let (input, source) = (cpu_slice::<T>(self.name, s1, l1)?, cpu_slice::<T>(self.name, s2, l2)?);
+            let out = self.places.add(index, input, source);
             Ok((T::to_cpu_storage_owned(out), l1.shape().clone()))
         })
     }
@@ -220,9 +228,11 @@ impl CustomOp2 for AddAt {
         }
         let grad = grad.contiguous()?;
         let (s, l) = grad.storage_and_layout();
+        let (is, il) = self.places.index.storage_and_layout();
+        let index = storage_slice::<u32>(self.name, &is, il)?;
         dispatch_float!(format!("{}: gradient", self.name), grad.dtype(), T => {
             let grad = storage_slice::<T>(self.name, &s, l)?;
-            let of_source = self.places.gather(grad, source.elem_count());
+            let of_source = self.places.gather(index, grad, source.elem_count());
             Ok((of_input, Some(Tensor::from_vec(of_source, source.shape(), &Device::Cpu)?)))
         })
     }
