@@ -151,11 +151,11 @@ impl Key {
         Ok(Tensor::from_vec(data, shape, &Device::Cpu)?.to_device(device)?)
     }
 
-    /// The 32 random words number `32 group` to `32 group + 31` of this key's stream for masks. Word
+    /// Writes the 32 random words number `32 group` to `32 group + 31` of this key's stream for masks. Word
     /// `8 w + l` of a group is word `w` of block `8 group + l`, an order that vector instructions like.
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "part of vectorised loops")]
-    pub(crate) fn mask_words(self, group: u64) -> [u32; MASK_WORDS] {
+    pub(crate) fn mask_words(self, group: u64, out: &mut [u32; MASK_WORDS]) {
         let first = group.wrapping_mul(LANES as u64);
         let mut counter = [[0; LANES], [(first >> 32) as u32; LANES], [0; LANES], [domain::MASK; LANES]];
         // Groups are whole multiples of the lanes, so the low word does not overflow within one.
@@ -163,7 +163,9 @@ impl Key {
             *low = (first as u32).wrapping_add(l as u32);
         }
         let words = philox_lanes(counter, [self.0 as u32, (self.0 >> 32) as u32]);
-        std::array::from_fn(|i| words[i / LANES][i % LANES])
+        for (out, words) in out.as_chunks_mut::<LANES>().0.iter_mut().zip(words) {
+            *out = words;
+        }
     }
 
     fn derive(self, payload: u64, domain: u32) -> Self {
@@ -307,7 +309,8 @@ mod tests {
     fn mask_words_are_those_of_single_blocks() {
         let key = Key::new(0x1234_5678_9abc_def0);
         for group in [0, 5, (1 << 29) - 1, 1 << 29, u64::MAX / 8] {
-            let words = key.mask_words(group);
+            let mut words = [0; MASK_WORDS];
+            key.mask_words(group, &mut words);
             for (i, word) in words.into_iter().enumerate() {
                 let block = key.block(group * 8 + i as u64 % 8, 0, domain::MASK);
                 assert_eq!(word, block[i / 8], "{group} {i}");

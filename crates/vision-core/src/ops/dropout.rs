@@ -38,8 +38,10 @@ pub(crate) fn check_probability(op: &str, p: f64) -> Result<()> {
     }
 }
 
-/// Elements of a task: a multiple of [`MASK_WORDS`].
-const CHUNK: usize = 1 << 14;
+/// Elements treated together: a multiple of [`MASK_WORDS`].
+const BLOCK: usize = 1024;
+/// Elements of a task: a multiple of [`BLOCK`].
+const CHUNK: usize = 16 * BLOCK;
 
 #[derive(Clone, Copy)]
 struct Dropout {
@@ -54,25 +56,22 @@ impl Dropout {
         // Saturates at the largest word for a `p` close to 1.
         let threshold = (self.p * 2_f64.powi(32)).round() as u32;
         y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).enumerate().for_each(|(chunk, (y, x))| {
-            vectorised(|| {
-                let first = chunk * (CHUNK / MASK_WORDS);
-                let drop = |group: u64, y: &mut [T], x: &[T]| {
-                    let words = self.key.mask_words(group);
-                    for ((y, &x), &word) in y.iter_mut().zip(x).zip(&words) {
-                        *y = x * if word < threshold { T::ZERO } else { scale };
+            let first = chunk * (CHUNK / MASK_WORDS);
+            let mut words = [0; BLOCK];
+            for (block, (y, x)) in y.chunks_mut(BLOCK).zip(x.chunks(BLOCK)).enumerate() {
+                let first = (first + block * (BLOCK / MASK_WORDS)) as u64;
+                vectorised(|| {
+                    let needed = y.len().next_multiple_of(MASK_WORDS);
+                    // Through memory: words and elements are then both loops of vector instructions.
+                    for (words, group) in words[..needed].as_chunks_mut().0.iter_mut().zip(first..) {
+                        self.key.mask_words(group, words);
                     }
-                };
-                // Groups of a known length become vector instructions.
-                let (whole_y, rest_y) = y.as_chunks_mut::<MASK_WORDS>();
-                let (whole_x, rest_x) = x.as_chunks::<MASK_WORDS>();
-                let groups = whole_y.len() as u64;
-                for ((y, x), group) in whole_y.iter_mut().zip(whole_x).zip(first as u64..) {
-                    drop(group, y, x);
-                }
-                if !rest_y.is_empty() {
-                    drop(first as u64 + groups, rest_y, rest_x);
-                }
-            });
+                    for ((y, &x), &word) in y.iter_mut().zip(x).zip(&words) {
+                        let factor = if word < threshold { T::ZERO } else { scale };
+                        *y = x * factor;
+                    }
+                });
+            }
         });
         y
     }
