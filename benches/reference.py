@@ -121,8 +121,61 @@ def boxes_of(case):
     return torch.stack([k % batch, x, y, x + w, y + h], 1).float()
 
 
+def detections(count):
+    """Boxes and scores of a crowded picture, the same on both sides: sides 16 to 200 pixels."""
+    k = torch.arange(count)
+    x, y, w, h = k * 7919 % 1000, k * 104729 % 600, 16 + k * 37 % 185, 16 + k * 53 % 185
+    return torch.stack([x, y, x + w, y + h], 1).float(), (k * 48271 % 65537).float() / 65537
+
+
+def soft_nms(boxes, scores, sigma=0.5, min_score=0.001):
+    """Gaussian soft suppression in whole-tensor steps: torchvision has none."""
+    rows, kept = torch.arange(len(scores)), []
+    while len(rows):
+        best = scores.argmax()
+        kept.append(rows[best])
+        corner, rest = boxes[best], torch.arange(len(rows)) != best
+        boxes, scores, rows = boxes[rest], scores[rest], rows[rest]
+        sides = (torch.min(corner[2:], boxes[:, 2:]) - torch.max(corner[:2], boxes[:, :2])).clamp(min=0)
+        inter = sides.prod(1)
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+        overlap = inter / ((corner[2:] - corner[:2]).prod() + areas - inter)
+        scores = scores * torch.exp(-overlap**2 / sigma)
+        left = (scores >= min_score) | (inter == 0)
+        boxes, scores, rows = boxes[left], scores[left], rows[left]
+    return torch.stack(kept)
+
+
+def box_step(case):
+    import torchvision.ops as ops
+
+    boxes, scores = detections(case["input"][0])
+    op = case["op"]
+    if op.endswith("box_iou"):
+        others = detections(case["input"][0] + case["others"])[0][-case["others"]:].requires_grad_()
+        boxes.requires_grad_()
+
+        def step():
+            boxes.grad = others.grad = None
+            getattr(ops, op)(boxes, others).sum().backward()
+
+        return step
+    if op == "nms":
+        return lambda: ops.nms(boxes, scores, case["iou_threshold"])
+    if op == "batched_nms":
+        classes = torch.arange(len(boxes)) * 31 % case["classes"]
+        return lambda: ops.batched_nms(boxes, scores, classes, case["iou_threshold"])
+    return lambda: soft_nms(boxes, scores)
+
+
+BOX_OPS = ("box_iou", "generalized_box_iou", "nms", "batched_nms", "soft_nms")
+
+
 def op_step(case):
     import torchvision.ops as ops
+
+    if case["op"] in BOX_OPS:
+        return box_step(case)
 
     op, rest = case["op"], case
     x = torch.randn(case["input"], requires_grad=True)
@@ -182,6 +235,20 @@ def op_step(case):
             x.grad = gradient
             optimiser.step()
             return x.detach()[:1]
+    elif op in ("binary_cross_entropy_with_logits", "smooth_l1_loss"):
+        target = torch.rand(case["input"])
+        run = lambda: getattr(F, op)(x, target)
+    elif op == "dropout":
+        run = lambda: F.dropout(x, 0.5, training=True)
+    elif op in ("index_add", "scatter_add"):
+        added = torch.randn(rest["added"], x.shape[1], requires_grad=True)
+        index = torch.arange(rest["added"]) * 7919 % x.shape[0]
+        if op == "scatter_add":
+            index = index[:, None].expand(-1, x.shape[1]).contiguous()
+
+        def run():
+            added.grad = None
+            return getattr(torch, op)(x, 0, index, added)
     elif op == "softplus":
         run = lambda: F.softplus(x)
     elif op == "topk":

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+import boxes_cases
 import core_cases
 import instdisc_cases
 import region_cases
@@ -46,6 +47,19 @@ FAMILIES = [
     ("ps_roi_pool", ["ps_roi_pool"], region_cases.ps_roi_pool),
     ("deform_ps_roi_pool", ["deform_ps_roi_pool"], region_cases.deform_ps_roi_pool),
     ("crop_and_resize", ["crop_and_resize"], region_cases.crop_and_resize),
+    ("box_iou", ["box_iou"], boxes_cases.overlap("box_iou")),
+    ("generalized_box_iou", ["box_iou"], boxes_cases.overlap("generalized_box_iou")),
+    ("nms", ["nms"], boxes_cases.nms),
+    ("batched_nms", ["nms"], boxes_cases.batched_nms),
+    ("soft_nms", ["soft_nms"], boxes_cases.soft_nms),
+    ("binary_cross_entropy_with_logits", ["binary_cross_entropy_with_logits"], boxes_cases.bce_with_logits),
+    ("smooth_l1_loss", ["smooth_l1_loss"], boxes_cases.smooth_l1_loss),
+    ("dropout", ["dropout"], boxes_cases.dropout),
+    ("index_add", ["index_add"], boxes_cases.index_add),
+    ("scatter_add", ["index_add"], boxes_cases.scatter_add),
+    ("box_coder.encode", [], boxes_cases.encode),
+    ("box_coder.decode", [], boxes_cases.decode),
+    ("anchors", [], boxes_cases.anchors),
     ("optim.sgd", ["sgd_step"], training_cases.sgd),
     ("schedule", [], training_cases.schedule),
     ("model.resnet18", [], training_cases.model_resnet(18)),

@@ -129,6 +129,21 @@ impl Args {
         })
     }
 
+    /// Lists of numbers in a list, empty if absent.
+    ///
+    /// # Errors
+    /// If it is something else.
+    pub fn nested(&self, name: &str) -> Result<Vec<Vec<f64>>> {
+        let lists = self.parse_with(name, "a list of lists of numbers", |value| {
+            value
+                .as_array()?
+                .iter()
+                .map(|list| list.as_array()?.iter().map(Value::as_f64).collect())
+                .collect()
+        })?;
+        Ok(lists.unwrap_or_default())
+    }
+
     /// A truth value, or `default`.
     ///
     /// # Errors

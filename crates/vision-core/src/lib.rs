@@ -5,6 +5,7 @@
 )]
 
 pub mod backbones;
+pub mod boxes;
 pub mod cpu;
 mod error;
 mod map;

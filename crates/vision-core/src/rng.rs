@@ -20,10 +20,16 @@ mod domain {
     pub(super) const NORMAL: u32 = 3;
     pub(super) const FOLD_NAME: u32 = 4;
     pub(super) const FOLD_NUMBER: u32 = 5;
+    pub(super) const MASK: u32 = 6;
 }
 
 /// Elements one rayon task fills; small enough to share the work, large enough to pay for a task.
 const CHUNK: usize = 1 << 14;
+
+/// Words that [`Key::mask_words`] makes at once: those of [`LANES`] blocks.
+pub(crate) const MASK_WORDS: usize = 4 * LANES;
+/// Blocks computed side by side.
+const LANES: usize = 8;
 
 /// A random key: names a stream of random numbers.
 ///
@@ -145,6 +151,23 @@ impl Key {
         Ok(Tensor::from_vec(data, shape, &Device::Cpu)?.to_device(device)?)
     }
 
+    /// Writes the 32 random words number `32 group` to `32 group + 31` of this key's stream for masks. Word
+    /// `8 w + l` of a group is word `w` of block `8 group + l`, an order that vector instructions like.
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "part of vectorised loops")]
+    pub(crate) fn mask_words(self, group: u64, out: &mut [u32; MASK_WORDS]) {
+        let first = group.wrapping_mul(LANES as u64);
+        let mut counter = [[0; LANES], [(first >> 32) as u32; LANES], [0; LANES], [domain::MASK; LANES]];
+        // Groups are whole multiples of the lanes, so the low word does not overflow within one.
+        for (l, low) in counter[0].iter_mut().enumerate() {
+            *low = (first as u32).wrapping_add(l as u32);
+        }
+        let words = philox_lanes(counter, [self.0 as u32, (self.0 >> 32) as u32]);
+        for (out, words) in out.as_chunks_mut::<LANES>().0.iter_mut().zip(words) {
+            *out = words;
+        }
+    }
+
     fn derive(self, payload: u64, domain: u32) -> Self {
         Self(join(half(self.block(payload, 0, domain), 0)))
     }
@@ -234,10 +257,12 @@ fn fnv1a(bytes: &[u8]) -> u64 {
     })
 }
 
+/// Constants of Philox.
+const MULTIPLIERS: [u64; 2] = [0xD251_1F53, 0xCD9E_8D57];
+const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+
 /// Ten rounds of Philox with four 32-bit words.
 fn philox4x32_10(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
-    const MULTIPLIERS: [u64; 2] = [0xD251_1F53, 0xCD9E_8D57];
-    const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
     for round in 0..10 {
         if round > 0 {
             key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
@@ -254,9 +279,44 @@ fn philox4x32_10(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     counter
 }
 
+/// [`philox4x32_10`] of several counters, without branches.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "part of vectorised loops")]
+fn philox_lanes(mut counter: [[u32; LANES]; 4], mut key: [u32; 2]) -> [[u32; LANES]; 4] {
+    for round in 0..10 {
+        if round > 0 {
+            key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
+        }
+        let mut next = [[0; LANES]; 4];
+        for l in 0..LANES {
+            let a = MULTIPLIERS[0] * u64::from(counter[0][l]);
+            let b = MULTIPLIERS[1] * u64::from(counter[2][l]);
+            next[0][l] = (b >> 32) as u32 ^ counter[1][l] ^ key[0];
+            next[1][l] = b as u32;
+            next[2][l] = (a >> 32) as u32 ^ counter[3][l] ^ key[1];
+            next[3][l] = a as u32;
+        }
+        counter = next;
+    }
+    counter
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mask_words_are_those_of_single_blocks() {
+        let key = Key::new(0x1234_5678_9abc_def0);
+        for group in [0, 5, (1 << 29) - 1, 1 << 29, u64::MAX / 8] {
+            let mut words = [0; MASK_WORDS];
+            key.mask_words(group, &mut words);
+            for (i, word) in words.into_iter().enumerate() {
+                let block = key.block(group * 8 + i as u64 % 8, 0, domain::MASK);
+                assert_eq!(word, block[i / 8], "{group} {i}");
+            }
+        }
+    }
 
     /// The known answers published with the Random123 library.
     #[test]

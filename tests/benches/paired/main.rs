@@ -5,6 +5,7 @@
 //! `forward`.
 #![allow(clippy::print_stdout, reason = "a program that reports on stdout")]
 
+mod boxes;
 mod models;
 mod ops;
 mod regions;

@@ -94,7 +94,8 @@ fn cross_entropy(case: &Case) -> Result<Outputs> {
     Ok(Outputs::one(ops::cross_entropy(&case.input("input")?, &case.input("target")?, &args)?))
 }
 
-fn reduction(case: &Case) -> Result<ops::Reduction> {
+/// The argument `reduction` of a loss.
+pub(super) fn reduction(case: &Case) -> Result<ops::Reduction> {
     Ok(match case.args.text("reduction")?.as_deref() {
         None | Some("mean") => ops::Reduction::Mean,
         Some("sum") => ops::Reduction::Sum,

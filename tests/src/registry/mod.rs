@@ -1,6 +1,7 @@
 //! The table from op name to code. A row is a small function that reads the inputs and arguments of a case and
 //! calls this workspace; each file holds the rows of one part of it.
 
+mod boxes;
 mod core;
 mod instdisc;
 mod models;
@@ -33,9 +34,18 @@ const fn op(name: &'static str, kernels: &'static [&'static str], run: fn(&Case)
 
 /// Every row.
 pub fn ops() -> impl Iterator<Item = &'static Op> {
-    [core::OPS, resample::OPS, regions::OPS, training::OPS, models::OPS, pictures::OPS, instdisc::OPS]
-        .into_iter()
-        .flatten()
+    [
+        boxes::OPS,
+        core::OPS,
+        resample::OPS,
+        regions::OPS,
+        training::OPS,
+        models::OPS,
+        pictures::OPS,
+        instdisc::OPS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// The row of that name.

@@ -6,11 +6,13 @@
 mod batch_norm2d;
 mod conv2d;
 mod conv_norm;
+mod dropout;
 mod init;
 mod linear;
 
 pub use batch_norm2d::{BatchNorm2d, BatchNormConfig};
 pub use conv_norm::ConvNorm;
 pub use conv2d::Conv2d;
+pub use dropout::Dropout;
 pub use init::WeightInit;
 pub use linear::Linear;

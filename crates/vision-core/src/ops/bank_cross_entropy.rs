@@ -8,7 +8,7 @@
 //!
 //! How rows are shared out depends on the sizes only, so results do not depend on the number of threads.
 
-mod exp;
+pub(super) mod exp;
 mod kernels;
 
 use std::sync::OnceLock;

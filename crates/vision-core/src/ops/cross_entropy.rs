@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 pub enum Reduction {
     /// Not at all: the result has the shape of the target.
     None,
-    /// The mean, weighted by the weight of each target's class.
+    /// The mean; that of the cross entropy is weighted by the weight of each target's class.
     #[default]
     Mean,
     /// The sum.

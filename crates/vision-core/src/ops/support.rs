@@ -30,6 +30,8 @@ pub(crate) trait Float: WithDType + Default + std::ops::Neg<Output = Self> + Has
     fn ln_1p(self) -> Self;
     /// Absolute value.
     fn abs(self) -> Self;
+    /// The largest number of this type that is not above `x`; NaN stays NaN.
+    fn from_f64_down(x: f64) -> Self;
     /// Calls `work` with a buffer that this thread keeps, of any length and content.
     ///
     /// Blocks of a kernel reuse their memory this way instead of asking the system for fresh pages.
@@ -55,6 +57,11 @@ macro_rules! impl_float {
             }
             fn abs(self) -> Self {
                 $type::abs(self)
+            }
+            #[allow(clippy::cast_lossless, reason = "one of the types is f64 itself")]
+            fn from_f64_down(x: f64) -> Self {
+                let near = x as $type;
+                if near as f64 > x { near.next_down() } else { near }
             }
             fn with_scratch<R>(work: impl FnOnce(&mut Vec<Self>) -> R) -> R {
                 thread_local! {

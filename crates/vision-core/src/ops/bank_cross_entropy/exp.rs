@@ -3,7 +3,7 @@
 use crate::ops::support::Float;
 
 /// A float type with a fast exponential for numbers that are not positive.
-pub(super) trait Score: Float {
+pub(in crate::ops) trait Score: Float {
     /// `e^self` for `self <= 0`; NaN stays NaN, numbers far below zero give 0.
     fn exp_nonpositive(self) -> Self;
 }

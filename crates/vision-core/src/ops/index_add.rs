@@ -1,0 +1,242 @@
+//! Adding to rows at indices: `index_add` and `scatter_add` along the first dimension, as in PyTorch.
+//!
+//! `index_add`: `output[index[k], ...] = input[index[k], ...] + source[k, ...]`.
+//! `scatter_add`: `output[index[k, j], j] = input[index[k, j], j] + source[k, j]`, where `j` stands for all
+//! further dimensions; the source may be narrower than the input in them, which leaves the rest as it is.
+//!
+//! Repeated indices add up in the order of `k`, so results do not depend on the number of threads. The input
+//! gets the gradient of the output, the source that of the places it was added to.
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::support::{
+    Float, check_cpu, check_dims, check_dtype, check_float, chunk_rows, cpu_slice, dispatch_float,
+    storage_slice,
+};
+use crate::error::{Error, Result};
+
+/// `input` `(R, ...)` with row `k` of `source` `(K, ...)` added to row `index[k]`, where `index` is `(K)`, `u32`.
+///
+/// # Errors
+/// If the input is a scalar or not of a float type on the CPU, if shapes or types do not fit, or if an index
+/// is not below `R`.
+pub fn index_add(input: &Tensor, index: &Tensor, source: &Tensor) -> Result<Tensor> {
+    let rows = check_input("index_add", input)?;
+    let (&[count], [_, rest @ ..]) = (index.dims(), input.dims()) else {
+        return Err(Error::shape("index_add: index", "(K)", index.dims()));
+    };
+    let dims: Vec<usize> = [count].iter().chain(rest).copied().collect();
+    check_dims("index_add: source", source, &dims)?;
+    let width = rest.iter().product();
+    let places = Places { index: checked("index_add", index, rows)?, columns: None, width };
+    run("index_add", input, source, places)
+}
+
+/// `input` `(R, ...)` with each element of `source` added in the row that the same element of `index` names.
+///
+/// `source` and `index` (`u32`) have one shape, with as many dimensions as the input and no larger than it but
+/// for the first.
+///
+/// # Errors
+/// As [`index_add`].
+pub fn scatter_add(input: &Tensor, index: &Tensor, source: &Tensor) -> Result<Tensor> {
+    let rows = check_input("scatter_add", input)?;
+    let (inner, outer) = (index.dims(), input.dims());
+    if inner.len() != outer.len() || inner.iter().zip(outer).skip(1).any(|(inner, outer)| inner > outer) {
+        let expected = format!("(K, ...) within {outer:?}");
+        return Err(Error::shape("scatter_add: index", expected, inner));
+    }
+    check_dims("scatter_add: source", source, inner)?;
+    let (inner, outer) = (&inner[1..], &outer[1..]);
+    let columns = (0..inner.iter().product()).map(|j| position(j, inner, outer)).collect();
+    let index = checked("scatter_add", index, rows)?;
+    let places = Places { index, columns: Some(columns), width: outer.iter().product() };
+    run("scatter_add", input, source, places)
+}
+
+/// Where element `j` of an array of the sizes `inner` lies in one of the sizes `outer`.
+fn position(mut j: usize, inner: &[usize], outer: &[usize]) -> usize {
+    let (mut at, mut stride) = (0, 1);
+    for (&inner, &outer) in inner.iter().zip(outer).rev() {
+        at += j % inner * stride;
+        j /= inner;
+        stride *= outer;
+    }
+    at
+}
+
+fn check_input(op: &str, input: &Tensor) -> Result<usize> {
+    let what = format!("{op}: input");
+    check_float(&what, input)?;
+    check_cpu(&what, input)?;
+    input.dims().first().copied().ok_or_else(|| Error::shape(what, "(R, ...)", input.dims()))
+}
+
+/// The indices, contiguous and each below `rows`.
+fn checked(op: &str, index: &Tensor, rows: usize) -> Result<Tensor> {
+    let what = format!("{op}: index");
+    check_dtype(&what, index, DType::U32)?;
+    check_cpu(&what, index)?;
+    let index = index.contiguous()?;
+    let (s, l) = index.storage_and_layout();
+    let values = storage_slice::<u32>(&what, &s, l)?;
+    let beyond = values.par_iter().with_min_len(1 << 14).position_first(|&row| row as usize >= rows);
+    if let Some(at) = beyond {
+        let problem = format!("{} at position {at} is not one of the {rows} rows", values[at]);
+        return Err(Error::argument(what, problem));
+    }
+    drop(s);
+    Ok(index)
+}
+
+fn run(name: &'static str, input: &Tensor, source: &Tensor, places: Places) -> Result<Tensor> {
+    check_cpu(&format!("{name}: source"), source)?;
+    check_dtype(&format!("{name}: source"), source, input.dtype())?;
+    Ok(input.contiguous()?.apply_op2(&source.contiguous()?, AddAt { name, places })?)
+}
+
+/// Where the elements of the source go.
+struct Places {
+    /// A row per source row or, with `columns`, per source element: contiguous `u32`.
+    index: Tensor,
+    /// Of `scatter_add`: the column of the output for each column of the source.
+    columns: Option<Vec<usize>>,
+    /// Elements of a row of the output.
+    width: usize,
+}
+
+/// Elements that make it worth to share the work.
+const PARALLEL: usize = 1 << 15;
+
+impl Places {
+    /// `input` with the source added.
+    fn add<T: Float>(&self, index: &[u32], input: &[T], source: &[T]) -> Vec<T> {
+        let mut out = vec![T::ZERO; input.len()];
+        if out.is_empty() {
+            return out;
+        }
+        // Each thread goes through all indices and adds those of its band of rows, so no two write to one
+        // place, and the order of additions is that of the source whatever the bands.
+        let rows = out.len() / self.width;
+        let bands = if source.len() + out.len() < PARALLEL { 1 } else { rayon::current_num_threads() };
+        let band = rows.div_ceil(bands) * self.width;
+        out.par_chunks_mut(band).zip(input.par_chunks(band)).enumerate().for_each(
+            |(number, (out, input))| {
+                out.copy_from_slice(input);
+                if source.is_empty() {
+                    return;
+                }
+                // Places before the band wrap around to numbers beyond it.
+                let place = |row: u32| (row as usize * self.width).wrapping_sub(number * band);
+                match &self.columns {
+                    None => {
+                        for (source, &row) in source.chunks_exact(self.width).zip(index) {
+                            let start = place(row);
+                            if start < out.len() {
+                                for (out, &x) in out[start..start + self.width].iter_mut().zip(source) {
+                                    *out += x;
+                                }
+                            }
+                        }
+                    }
+                    Some(columns) => {
+                        let parts = source.chunks_exact(columns.len()).zip(index.chunks_exact(columns.len()));
+                        for (source, index) in parts {
+                            for ((&x, &row), &column) in source.iter().zip(index).zip(columns) {
+                                if let Some(out) = out.get_mut(place(row).wrapping_add(column)) {
+                                    *out += x;
+                                }
+                            }
+                        }
+                    }
+                }
+            },
+        );
+        out
+    }
+
+    /// What lies at the places of the source.
+    fn gather<T: Float>(&self, index: &[u32], from: &[T], len: usize) -> Vec<T> {
+        let mut out = vec![T::ZERO; len];
+        if len == 0 {
+            return out;
+        }
+        match &self.columns {
+            None => {
+                let chunk = chunk_rows(index.len(), self.width);
+                let parts = out.par_chunks_mut(chunk * self.width).zip(index.par_chunks(chunk));
+                parts.for_each(|(out, index)| {
+                    for (out, &row) in out.chunks_exact_mut(self.width).zip(index) {
+                        out.copy_from_slice(&from[row as usize * self.width..][..self.width]);
+                    }
+                });
+            }
+            Some(columns) => {
+                let chunk = chunk_rows(len / columns.len(), columns.len()) * columns.len();
+                out.par_chunks_mut(chunk).zip(index.par_chunks(chunk)).for_each(|(out, index)| {
+                    let parts = out.chunks_exact_mut(columns.len()).zip(index.chunks_exact(columns.len()));
+                    for (out, index) in parts {
+                        for ((out, &row), &column) in out.iter_mut().zip(index).zip(columns) {
+                            *out = from[row as usize * self.width + column];
+                        }
+                    }
+                });
+            }
+        }
+        out
+    }
+}
+
+struct AddAt {
+    name: &'static str,
+    places: Places,
+}
+
+impl CustomOp2 for AddAt {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        dispatch_float!(format!("{}: input", self.name), s1.dtype(), T => {
+            let (s, l) = self.places.index.storage_and_layout();
+            let index = storage_slice::<u32>(self.name, &s, l)?;
+            let (input, source) = (cpu_slice::<T>(self.name, s1, l1)?, cpu_slice::<T>(self.name, s2, l2)?);
+            let out = self.places.add(index, input, source);
+            Ok((T::to_cpu_storage_owned(out), l1.shape().clone()))
+        })
+    }
+
+    fn bwd(
+        &self,
+        input: &Tensor,
+        source: &Tensor,
+        _res: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let of_input = input.track_op().then(|| grad.clone());
+        if !source.track_op() {
+            return Ok((of_input, None));
+        }
+        let grad = grad.contiguous()?;
+        let (s, l) = grad.storage_and_layout();
+        let (is, il) = self.places.index.storage_and_layout();
+        let index = storage_slice::<u32>(self.name, &is, il)?;
+        dispatch_float!(format!("{}: gradient", self.name), grad.dtype(), T => {
+            let grad = storage_slice::<T>(self.name, &s, l)?;
+            let of_source = self.places.gather(index, grad, source.elem_count());
+            Ok((of_input, Some(Tensor::from_vec(of_source, source.shape(), &Device::Cpu)?)))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
