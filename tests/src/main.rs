@@ -9,6 +9,7 @@ use candle_core::Device;
 use clap::{Parser, ValueEnum};
 use conformance::{CaseResult, Options, Status};
 use serde_json::{Value, json};
+use vision_core::cpu::Isa;
 
 /// Runs golden cases: what a reference computed against what this workspace computes.
 #[derive(Debug, Parser)]
@@ -18,6 +19,9 @@ struct Cli {
     /// Where to compute.
     #[arg(long, value_enum, default_value = "cpu")]
     device: DeviceKind,
+    /// Widest instruction set to use, as on a processor that has no wider one: portable, avx2 or avx512.
+    #[arg(long, value_name = "NAME", value_parser = isa)]
+    isa: Option<Isa>,
     /// Only cases whose op or path contains this text.
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
@@ -30,6 +34,10 @@ struct Cli {
 enum DeviceKind {
     Cpu,
     Cuda,
+}
+
+fn isa(name: &str) -> Result<Isa, String> {
+    Isa::from_name(name).ok_or_else(|| format!("no instruction set is called {name}"))
 }
 
 fn main() -> ExitCode {
@@ -48,6 +56,9 @@ fn run(cli: &Cli) -> Result<bool> {
         DeviceKind::Cpu => Device::Cpu,
         DeviceKind::Cuda => Device::new_cuda(0).context("--device cuda")?,
     };
+    if let Some(isa) = cli.isa {
+        vision_core::cpu::limit(isa);
+    }
     let paths =
         if cli.paths.is_empty() { vec![PathBuf::from(conformance::GOLDEN)] } else { cli.paths.clone() };
     let options = Options { device, filter: cli.filter.clone() };

@@ -77,7 +77,7 @@ fn main() -> Result<()> {
         vision_core::cpu::limit(isa);
     }
     vision_train::system::set_threads(args.threads)?;
-    vision_train::system::keep_memory();
+    vision_core::cpu::keep_memory();
     let case = find(&args.case)?;
     let run = || -> Result<Vec<f64>> {
         let mut step =

@@ -4,9 +4,12 @@
 //! [`limit`] can hold it back.
 
 pub(crate) mod kernels;
+mod memory;
 mod simd;
 
 use std::sync::atomic::{AtomicU8, Ordering};
+
+pub use memory::keep_memory;
 
 /// Instruction sets with kernels of their own, narrow to wide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -36,7 +36,7 @@ impl CliContext {
             Some(0) => return Err(Error::Usage("--threads: must be at least 1".to_owned())),
             Some(threads) => system::set_threads(threads)?,
         };
-        system::keep_memory();
+        vision_core::cpu::keep_memory();
         let out = common.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(name));
         let mut ctx = Context::new(device, out)
             .with_workers(common.workers.unwrap_or(0))
