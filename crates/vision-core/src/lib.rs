@@ -6,6 +6,7 @@
 
 pub mod backbones;
 pub mod cpu;
+pub mod dist;
 mod error;
 mod map;
 pub mod nn;

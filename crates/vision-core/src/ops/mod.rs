@@ -30,7 +30,7 @@ mod roi_align;
 mod roi_pool;
 mod sgd_step;
 mod softplus;
-mod support;
+pub(crate) mod support;
 mod topk;
 
 pub use adaptive_avg_pool2d::*;
