@@ -21,15 +21,15 @@ const PATIENT: Duration = Duration::from_secs(120);
 
 /// Pictures to scores.
 type Net = Box<dyn Fn(&FeatureMap, &Pass) -> Result<Tensor>>;
-type Build = fn(&ParamStore, BatchNormConfig) -> Result<Net>;
+type Build = fn(&ParamStore, &BatchNormConfig) -> Result<Net>;
 
 /// Two convolutions with normalisation and a linear layer.
-fn small(params: &ParamStore, norm: BatchNormConfig) -> Result<Net> {
+fn small(params: &ParamStore, norm: &BatchNormConfig) -> Result<Net> {
     let vb = params.var_builder();
     let conv1 = Conv2d::new(3, 4, [3, 3], Conv2dArgs::square(1, 1), false, vb.pp("conv1"))?;
-    let bn1 = BatchNorm2d::new(4, &norm, vb.pp("bn1"))?;
+    let bn1 = BatchNorm2d::new(4, norm, vb.pp("bn1"))?;
     let conv2 = Conv2d::new(4, 6, [3, 3], Conv2dArgs::square(2, 1), false, vb.pp("conv2"))?;
-    let bn2 = BatchNorm2d::new(6, &norm, vb.pp("bn2"))?;
+    let bn2 = BatchNorm2d::new(6, norm, vb.pp("bn2"))?;
     let fc = Linear::new(6 * 4 * 4, 5, true, vb.pp("fc"))?;
     Ok(Box::new(move |x, pass| {
         let x = bn1.forward_relu(&conv1.forward(x)?, pass.train)?;
@@ -40,9 +40,14 @@ fn small(params: &ParamStore, norm: BatchNormConfig) -> Result<Net> {
 }
 
 /// A ResNet with residuals and shortcuts.
-fn resnet(params: &ParamStore, norm: BatchNormConfig) -> Result<Net> {
-    let config =
-        ResNetConfig { depth: Depth::R18, stem: Stem::Cifar, width: 4, norm, ..ResNetConfig::default() };
+fn resnet(params: &ParamStore, norm: &BatchNormConfig) -> Result<Net> {
+    let config = ResNetConfig {
+        depth: Depth::R18,
+        stem: Stem::Cifar,
+        width: 4,
+        norm: norm.clone(),
+        ..ResNetConfig::default()
+    };
     let net = ResNetClassifier::new(&config, 5, params.var_builder())?;
     Ok(Box::new(move |x, pass| net.forward(x, pass)))
 }
@@ -50,7 +55,7 @@ fn resnet(params: &ParamStore, norm: BatchNormConfig) -> Result<Net> {
 /// Trains for some steps on this rank's part of each batch of eight; returns parameters and statistics.
 fn train(
     build: Build,
-    collective: Arc<dyn Collective>,
+    collective: &Arc<dyn Collective>,
     sizes: &[usize],
     dtype: DType,
     steps: u64,
@@ -59,7 +64,7 @@ fn train(
     let (from, size) = (sizes[..rank].iter().sum(), sizes[rank]);
     let params = ParamStore::new(Key::new(5), dtype, &CPU);
     let synchronised = BatchNormConfig { collective: Some(collective.clone()), ..BatchNormConfig::default() };
-    let net = build(&params, synchronised)?;
+    let net = build(&params, &synchronised)?;
     let mut buffers: BTreeMap<String, Tensor> = BTreeMap::new();
     for step in 0..steps {
         let key = Key::new(9).fold_u64(step);
@@ -99,14 +104,18 @@ fn train(
 type Store = BTreeMap<String, Vec<f64>>;
 
 fn on_ranks(build: Build, sizes: &[usize], dtype: DType, steps: u64) -> Vec<Store> {
-    Threads::run(sizes.len(), PATIENT, |ranks| train(build, Arc::new(ranks), sizes, dtype, steps))
-        .into_iter()
-        .map(|result| result.expect("no rank panics").unwrap())
-        .collect()
+    Threads::run(sizes.len(), PATIENT, |ranks| {
+        let collective: Arc<dyn Collective> = Arc::new(ranks);
+        train(build, &collective, sizes, dtype, steps)
+    })
+    .into_iter()
+    .map(|result| result.expect("no rank panics").unwrap())
+    .collect()
 }
 
 fn check(build: Build, sizes: &[usize], dtype: DType, steps: u64, tolerance: f64) {
-    let want = train(build, Arc::new(Single), &[8], dtype, steps).unwrap();
+    let single: Arc<dyn Collective> = Arc::new(Single);
+    let want = train(build, &single, &[8], dtype, steps).unwrap();
     let got = on_ranks(build, sizes, dtype, steps);
     for store in &got {
         assert!(store == &got[0], "{sizes:?}: ranks differ");

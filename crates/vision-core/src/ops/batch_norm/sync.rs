@@ -6,18 +6,18 @@ use crate::error::{Error, Result};
 
 /// Moments of the inputs of all ranks, from those of each; `None` where a rank has no values, or none has any.
 ///
-/// Ranks gather count, mean and variance and combine them by differences of means (Chan, Golub, LeVeque 1979), so
+/// Ranks gather count, mean and variance and combine them by differences of means (Chan et al. 1979), so
 /// nothing cancels when means are large, and one call is enough. A rank that is alone with its values gets its own
 /// moments back, bit for bit.
 pub(super) fn moments(
     collective: &dyn Collective,
     name: &str,
-    mine: Option<Moments>,
+    mine: Option<&Moments>,
     channels: usize,
     eps: f64,
 ) -> Result<Option<Moments>> {
     let mut message = vec![0.0; 1 + 2 * channels];
-    if let Some(mine) = &mine {
+    if let Some(mine) = mine {
         message[0] = mine.count;
         message[1..=channels].copy_from_slice(&mine.mean);
         message[1 + channels..].copy_from_slice(&mine.var);
