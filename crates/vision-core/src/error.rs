@@ -1,5 +1,7 @@
 //! The one error type of this crate.
 
+use crate::dist::CollectiveError;
+
 /// What can go wrong in an operation, a layer or a parameter store.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -45,9 +47,12 @@ pub enum Error {
     /// A weight file could not be read or does not fit.
     #[error(transparent)]
     Weights(#[from] vision_weights::Error),
+    /// Ranks that train together did not come together.
+    #[error(transparent)]
+    Collective(#[from] CollectiveError),
     /// The tensor library reported an error.
     #[error(transparent)]
-    Candle(#[from] candle_core::Error),
+    Candle(candle_core::Error),
 }
 
 /// A result with this crate's [`Error`].
@@ -65,10 +70,21 @@ impl Error {
     }
 }
 
+impl From<candle_core::Error> for Error {
+    /// What ranks ran into inside `backward` gets its type back.
+    fn from(error: candle_core::Error) -> Self {
+        match CollectiveError::find(&error) {
+            Some(inner) => Self::Collective(inner.clone()),
+            None => Self::Candle(error),
+        }
+    }
+}
+
 impl From<Error> for candle_core::Error {
     fn from(error: Error) -> Self {
         match error {
             Error::Candle(inner) => inner,
+            Error::Collective(inner) => inner.into(),
             other => candle_core::Error::wrap(other),
         }
     }

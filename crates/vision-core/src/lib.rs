@@ -7,6 +7,7 @@
 pub mod backbones;
 pub mod boxes;
 pub mod cpu;
+pub mod dist;
 mod error;
 mod map;
 pub mod nn;

@@ -167,7 +167,7 @@ impl ResNet {
                     stride: if stage > 0 && index == 0 { 2 } else { 1 },
                     init,
                     zero_init_residual: config.zero_init_residual,
-                    norm: config.norm,
+                    norm: config.norm.clone(),
                 };
                 stride *= block.stride;
                 in_channels = block.out_channels();

@@ -1,14 +1,17 @@
 //! Batch normalisation layer.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder};
 
 use crate::FeatureMap;
+use crate::dist::Collective;
 use crate::error::Result;
-use crate::ops::{BatchNormArgs, BatchStats, batch_norm_nhwc};
+use crate::ops::{BatchNormArgs, BatchNormRanks, BatchStats, batch_norm_nhwc, sync_batch_norm_nhwc};
 
 /// Constants of [`BatchNorm2d`].
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct BatchNormConfig {
     /// Added to the variance.
     pub eps: f64,
@@ -18,12 +21,34 @@ pub struct BatchNormConfig {
     pub frozen: bool,
     /// Initial weight: 1, or 0 for the last normalisation of a residual branch that is to start as identity.
     pub weight: f64,
+    /// The ranks whose batches count as one in training, as in PyTorch's `SyncBatchNorm`; `None` for this rank's
+    /// alone. All ranks then run the same passes, forward and backward.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use vision_core::backbones::resnet::ResNetConfig;
+    /// use vision_core::dist::Single;
+    /// use vision_core::nn::BatchNormConfig;
+    /// let norm = BatchNormConfig { collective: Some(Arc::new(Single)), ..BatchNormConfig::default() };
+    /// let config = ResNetConfig { norm, ..ResNetConfig::default() };
+    /// # assert_eq!(config, config.clone());
+    /// ```
+    pub collective: Option<Arc<dyn Collective>>,
+}
+
+impl PartialEq for BatchNormConfig {
+    /// Collectives are equal if they are the same object.
+    fn eq(&self, other: &Self) -> bool {
+        let address = |config: &Self| config.collective.as_ref().map(|ranks| Arc::as_ptr(ranks).cast::<()>());
+        (self.eps, self.momentum, self.frozen, self.weight, address(self))
+            == (other.eps, other.momentum, other.frozen, other.weight, address(other))
+    }
 }
 
 impl Default for BatchNormConfig {
-    /// PyTorch's defaults: 1e-5, 0.1, not frozen, weight 1.
+    /// PyTorch's defaults: 1e-5, 0.1, not frozen, weight 1, each rank for itself.
     fn default() -> Self {
-        Self { eps: 1e-5, momentum: 0.1, frozen: false, weight: 1.0 }
+        Self { eps: 1e-5, momentum: 0.1, frozen: false, weight: 1.0, collective: None }
     }
 }
 
@@ -37,6 +62,8 @@ pub struct BatchNorm2d {
     running_mean: Tensor,
     running_var: Tensor,
     config: BatchNormConfig,
+    /// Where the parameters come from; names the layer to other ranks.
+    name: String,
 }
 
 impl BatchNorm2d {
@@ -55,7 +82,8 @@ impl BatchNorm2d {
             bias: get("bias", 0.0)?,
             running_mean: get("running_mean", 0.0)?,
             running_var: get("running_var", 1.0)?,
-            config: *config,
+            config: config.clone(),
+            name: vb.prefix(),
         };
         layer.config.frozen |= !layer.running_mean.is_variable() || !layer.running_var.is_variable();
         Ok(layer)
@@ -65,7 +93,8 @@ impl BatchNorm2d {
     /// ones.
     ///
     /// # Errors
-    /// If the map has another number of channels, or training meets a single value per channel.
+    /// If the map has another number of channels, training meets a single value per channel, or other ranks do not
+    /// come together with this one.
     pub fn forward(&self, input: &FeatureMap, train: bool) -> Result<FeatureMap> {
         self.run(input, train, None, false)
     }
@@ -116,6 +145,12 @@ impl BatchNorm2d {
             eps: self.config.eps,
             relu,
         };
-        batch_norm_nhwc(input, &self.weight, &self.bias, stats, &args, residual)
+        match &self.config.collective {
+            None => batch_norm_nhwc(input, &self.weight, &self.bias, stats, &args, residual),
+            Some(collective) => {
+                let ranks = BatchNormRanks { collective, name: &self.name };
+                sync_batch_norm_nhwc(input, &self.weight, &self.bias, stats, &args, residual, ranks)
+            }
+        }
     }
 }

@@ -4,21 +4,23 @@
 //! the batch and gradients flow through them; the running ones move by `momentum` towards the mean and
 //! the *unbiased* variance, as in PyTorch. Otherwise the running statistics are used.
 //!
-//! [`batch_norm_nhwc`] can add a residual and apply ReLU in the same pass over memory.
+//! [`batch_norm_nhwc`] can add a residual and apply ReLU in the same pass over memory. [`sync_batch_norm_nhwc`] takes
+//! the batch to be that of all ranks, as PyTorch's `SyncBatchNorm`.
 
 mod kernels;
+mod op;
+mod sync;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Device, Layout, Shape, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 
-use super::support::{
-    Float, check_cpu, check_dims, check_dtype, check_float, cpu_slice, dispatch_float, storage_slice,
-};
+use super::support::{check_cpu, check_dims, check_dtype, check_float, dispatch_float, storage_slice};
 use crate::FeatureMap;
+use crate::dist::Collective;
 use crate::error::{Error, Result};
-use kernels::{Backward, Moments};
+use kernels::Moments;
+use op::{Norm, Source};
 
 /// Running statistics of [`batch_norm`], both `(C)`.
 ///
@@ -50,6 +52,15 @@ impl Default for BatchNormArgs {
     fn default() -> Self {
         Self { training: false, momentum: 0.1, eps: 1e-5, relu: false }
     }
+}
+
+/// The ranks between which [`sync_batch_norm_nhwc`] exchanges sums.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchNormRanks<'a> {
+    /// Connection with the other ranks.
+    pub collective: &'a Arc<dyn Collective>,
+    /// What is normalised, such as the path of the layer: errors name it, and it is the same on all ranks.
+    pub name: &'a str,
 }
 
 /// Normalises `input`, `(N, C, H, W)`, with `weight` and `bias`, `(C)`.
@@ -89,7 +100,70 @@ pub fn batch_norm_nhwc(
     args: &BatchNormArgs,
     residual: Option<&FeatureMap>,
 ) -> Result<FeatureMap> {
-    let (batch, height, width, channels) = input.dims()?;
+    run(input, [weight, bias], stats, args, residual, None)
+}
+
+/// [`batch_norm_nhwc`] whose batch in training is that of all ranks together; outside of training nothing is
+/// exchanged.
+///
+/// Mean, variance and their gradients are those of the whole batch, and all ranks update their running statistics
+/// alike. The gradients of weight and bias stay those of this rank's part; averaging them is a matter of the
+/// training step ([`crate::dist::average_gradients`]). The parts may differ in size, and may be empty on some ranks.
+///
+/// Every rank calls this, and every rank runs `backward` or none does: where the input needs a gradient, the ranks
+/// meet there again. Never call it, or that `backward`, inside a closure on rayon's pool (see [`crate::dist`]).
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::Duration;
+/// use candle_core::{Device, Tensor, Var};
+/// use vision_core::FeatureMap;
+/// use vision_core::dist::{Collective, Threads};
+/// use vision_core::ops::{BatchNormArgs, BatchNormRanks, BatchStats, sync_batch_norm_nhwc};
+///
+/// // Rank 0 holds 1, rank 1 holds 3: the mean is 2, the variance 1.
+/// let results = Threads::run(2, Duration::from_secs(5), |ranks| -> vision_core::Result<Vec<f64>> {
+///     let collective: Arc<dyn Collective> = Arc::new(ranks);
+///     let x = Tensor::new(&[[[[1.0 + 2.0 * collective.rank() as f64]]]], &Device::Cpu)?;
+///     let [one, zero] = [Tensor::new(&[1.0], &Device::Cpu)?, Tensor::new(&[0.0], &Device::Cpu)?];
+///     let [mean, var] = [Var::from_tensor(&zero)?, Var::from_tensor(&one)?];
+///     let stats = BatchStats { running_mean: &mean, running_var: &var };
+///     let args = BatchNormArgs { training: true, eps: 0.0, ..BatchNormArgs::default() };
+///     let ranks = BatchNormRanks { collective: &collective, name: "bn1" };
+///     let y = sync_batch_norm_nhwc(&FeatureMap::from_nhwc(x)?, &one, &zero, stats, &args, None, ranks)?;
+///     Ok(y.nhwc().flatten_all()?.to_vec1()?)
+/// });
+/// for (result, want) in results.into_iter().zip([-1.0, 1.0]) {
+///     assert_eq!(result.map_err(|_| "a rank panicked")??, [want]);
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// As [`batch_norm_nhwc`], where a single value per channel counts over all ranks, and if the ranks do not come
+/// together or differ in their number of channels. Wrong arguments of one rank fail there before it meets the
+/// others, which then miss it.
+pub fn sync_batch_norm_nhwc(
+    input: &FeatureMap,
+    weight: &Tensor,
+    bias: &Tensor,
+    stats: BatchStats<'_>,
+    args: &BatchNormArgs,
+    residual: Option<&FeatureMap>,
+    ranks: BatchNormRanks<'_>,
+) -> Result<FeatureMap> {
+    run(input, [weight, bias], stats, args, residual, Some(ranks))
+}
+
+fn run(
+    input: &FeatureMap,
+    [weight, bias]: [&Tensor; 2],
+    stats: BatchStats<'_>,
+    args: &BatchNormArgs,
+    residual: Option<&FeatureMap>,
+    ranks: Option<BatchNormRanks<'_>>,
+) -> Result<FeatureMap> {
+    let (_, _, _, channels) = input.dims()?;
     let input = input.nhwc();
     check_float("batch_norm: input", input)?;
     check_cpu("batch_norm: input", input)?;
@@ -103,55 +177,70 @@ pub fn batch_norm_nhwc(
         check_dtype(what, tensor, input.dtype())?;
         check_cpu(what, tensor)?;
     }
+    let residual = residual.map(FeatureMap::nhwc);
+    if let Some(residual) = residual {
+        check_dims("batch_norm: residual", residual, input.dims())?;
+        check_dtype("batch_norm: residual", residual, input.dtype())?;
+        check_cpu("batch_norm: residual", residual)?;
+    }
     if !(args.eps >= 0.0 && args.eps.is_finite()) {
         return Err(Error::argument("batch_norm: eps", format!("{} is not a finite number >= 0", args.eps)));
     }
     if !(0.0..=1.0).contains(&args.momentum) {
         return Err(Error::argument("batch_norm: momentum", format!("{} is outside [0, 1]", args.momentum)));
     }
-    let values = batch * height * width;
-    let moments = Arc::new(OnceLock::new());
     let mut update = None;
-    if args.training {
-        if values == 1 {
-            return Err(Error::argument(
-                "batch_norm: input",
-                "batch statistics need more than one value per channel",
-            ));
-        }
+    let source = if args.training {
         update = Some((
             variable("batch_norm: running_mean", stats.running_mean)?,
             variable("batch_norm: running_var", stats.running_var)?,
         ));
+        Source::batch(ranks)
     } else {
-        let (mean, var) = (to_f64(stats.running_mean)?, to_f64(stats.running_var)?);
-        let _ = moments.set(Moments::new(mean, var, args.eps));
-    }
-    let op = Norm {
-        channels,
-        eps: args.eps,
-        relu: args.relu,
-        from_batch: args.training,
-        moments: moments.clone(),
+        Source::Running
     };
+    let moments = match source {
+        Source::Running => {
+            Some(Moments::new(0.0, to_f64(stats.running_mean)?, to_f64(stats.running_var)?, args.eps))
+        }
+        Source::Batch => batch_moments(input, channels, args.eps)?,
+        Source::Ranks { ref collective, ref name } => {
+            let mine = batch_moments(input, channels, args.eps)?;
+            sync::moments(collective.as_ref(), name, mine.as_ref(), channels, args.eps)?
+        }
+    };
+    let update = update.zip(moments.as_ref().map(|m| (m.count, m.mean.clone(), m.var.clone())));
+    if update.as_ref().is_some_and(|(_, (count, ..))| *count == 1.0) {
+        return Err(Error::argument(
+            "batch_norm: input",
+            "batch statistics need more than one value per channel",
+        ));
+    }
+    let op = Norm { channels, relu: args.relu, source, moments };
     let weight_bias = Tensor::stack(&[weight, bias], 0)?;
     let out = match residual {
         None => input.apply_op2(&weight_bias, op)?,
-        Some(residual) => {
-            let residual = residual.nhwc();
-            check_dims("batch_norm: residual", residual, input.dims())?;
-            check_dtype("batch_norm: residual", residual, input.dtype())?;
-            check_cpu("batch_norm: residual", residual)?;
-            input.apply_op3(&weight_bias, residual, op)?
-        }
+        Some(residual) => input.apply_op3(&weight_bias, residual, op)?,
     };
     // Empty batches leave no moments behind.
-    if let (Some((mean, var)), Some(moments)) = (update, moments.get()) {
-        let unbias = values as f64 / (values as f64 - 1.0);
-        move_towards(&mean, moments.mean.iter().copied(), args.momentum)?;
-        move_towards(&var, moments.var.iter().map(|v| v * unbias), args.momentum)?;
+    if let Some(((running_mean, running_var), (count, mean, var))) = update {
+        let unbias = count / (count - 1.0);
+        move_towards(&running_mean, mean.into_iter(), args.momentum)?;
+        move_towards(&running_var, var.into_iter().map(|v| v * unbias), args.momentum)?;
     }
     FeatureMap::from_nhwc(out)
+}
+
+/// Mean and variance of a map, `None` if it is empty.
+fn batch_moments(input: &Tensor, channels: usize, eps: f64) -> Result<Option<Moments>> {
+    if input.elem_count() == 0 {
+        return Ok(None);
+    }
+    let (storage, layout) = input.storage_and_layout();
+    dispatch_float!("batch_norm: input", input.dtype(), T => {
+        let input = storage_slice::<T>("batch_norm: input", &storage, layout)?;
+        Ok(Some(kernels::moments(input, channels, eps)))
+    })
 }
 
 /// The variable behind `tensor`, sharing its memory.
@@ -175,152 +264,7 @@ fn move_towards(running: &Var, target: impl Iterator<Item = f64>, momentum: f64)
     Ok(running.set(&new)?)
 }
 
-struct Norm {
-    channels: usize,
-    eps: f64,
-    relu: bool,
-    /// Whether mean and variance are functions of the input.
-    from_batch: bool,
-    /// Set before the forward pass if given, by it otherwise: three numbers per channel.
-    moments: Arc<OnceLock<Moments>>,
-}
-
-/// Gradients of input, weight with bias, and residual.
-type Gradients = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
-
-impl Norm {
-    fn forward(
-        &self,
-        (s1, l1): (&CpuStorage, &Layout),
-        (s2, l2): (&CpuStorage, &Layout),
-        residual: Option<(&CpuStorage, &Layout)>,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        dispatch_float!("batch_norm: input", s1.dtype(), T => {
-            let input = cpu_slice::<T>("batch_norm: input", s1, l1)?;
-            let weight_bias = cpu_slice::<T>("batch_norm: weight", s2, l2)?;
-            let residual = residual.map(|(s, l)| cpu_slice::<T>("batch_norm: residual", s, l)).transpose()?;
-            if input.is_empty() {
-                return Ok((T::to_cpu_storage_owned(Vec::new()), l1.shape().clone()));
-            }
-            let moments = self.moments.get_or_init(|| kernels::moments(input, self.channels, self.eps));
-            let out = kernels::normalise(input, moments, weight_bias, residual, self.relu);
-            Ok((T::to_cpu_storage_owned(out), l1.shape().clone()))
-        })
-    }
-
-    fn backward<T: Float>(
-        &self,
-        input: &Tensor,
-        weight_bias: &Tensor,
-        residual: Option<&Tensor>,
-        res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<Gradients> {
-        let Some(moments) = self.moments.get() else {
-            // Nothing went through: the batch was empty.
-            let residual = residual.map(Tensor::zeros_like).transpose()?;
-            return Ok((Some(input.zeros_like()?), Some(weight_bias.zeros_like()?), residual));
-        };
-        let (sx, lx) = input.storage_and_layout();
-        let (sw, lw) = weight_bias.storage_and_layout();
-        let (sy, ly) = res.storage_and_layout();
-        let (sg, lg) = grad.storage_and_layout();
-        let output = storage_slice::<T>("batch_norm: output", &sy, ly)?;
-        let pass = Backward {
-            input: storage_slice::<T>("batch_norm: input", &sx, lx)?,
-            output: self.relu.then_some(output),
-            grad: storage_slice::<T>("batch_norm: gradient", &sg, lg)?,
-            weight: &storage_slice::<T>("batch_norm: weight", &sw, lw)?[..self.channels],
-            moments,
-        };
-        let tensor = |values: Vec<T>, like: &Tensor| Tensor::from_vec(values, like.dims(), &Device::Cpu);
-        let need_input = input.track_op();
-        let parameters =
-            (weight_bias.track_op() || need_input && self.from_batch).then(|| pass.parameter_gradients());
-        let dx = if need_input {
-            let through_moments = parameters.as_deref().filter(|_| self.from_batch);
-            Some(tensor(pass.input_gradient(through_moments), input)?)
-        } else {
-            None
-        };
-        let dw = match parameters {
-            Some(sums) if weight_bias.track_op() => {
-                Some(tensor(sums.into_iter().map(T::from_f64).collect(), weight_bias)?)
-            }
-            _ => None,
-        };
-        let dr = match residual {
-            Some(residual) if residual.track_op() => {
-                // Without ReLU the residual's gradient is the output's own.
-                Some(if self.relu { tensor(pass.residual_gradient(), residual)? } else { grad.clone() })
-            }
-            _ => None,
-        };
-        Ok((dx, dw, dr))
-    }
-}
-
-impl CustomOp2 for Norm {
-    fn name(&self) -> &'static str {
-        "batch_norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        self.forward((s1, l1), (s2, l2), None)
-    }
-
-    fn bwd(
-        &self,
-        input: &Tensor,
-        weight_bias: &Tensor,
-        res: &Tensor,
-        grad: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        dispatch_float!("batch_norm: gradient", grad.dtype(), T => {
-            let (dx, dw, _) = self.backward::<T>(input, weight_bias, None, res, &grad)?;
-            Ok((dx, dw))
-        })
-    }
-}
-
-impl CustomOp3 for Norm {
-    fn name(&self) -> &'static str {
-        "batch_norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        self.forward((s1, l1), (s2, l2), Some((s3, l3)))
-    }
-
-    fn bwd(
-        &self,
-        input: &Tensor,
-        weight_bias: &Tensor,
-        residual: &Tensor,
-        res: &Tensor,
-        grad: &Tensor,
-    ) -> candle_core::Result<Gradients> {
-        let grad = grad.contiguous()?;
-        dispatch_float!("batch_norm: gradient", grad.dtype(), T => {
-            Ok(self.backward::<T>(input, weight_bias, Some(residual), res, &grad)?)
-        })
-    }
-}
-
+#[cfg(test)]
+mod sync_tests;
 #[cfg(test)]
 mod tests;

@@ -67,7 +67,7 @@ impl Block {
         for (i, &(kernel, stride, out)) in layers.iter().enumerate() {
             let number = i + 1;
             let conv = config.conv([channels, out], kernel, stride, vb.pp(format!("conv{number}")))?;
-            let mut norm = config.norm;
+            let mut norm = config.norm.clone();
             if number == layers.len() && config.zero_init_residual {
                 norm.weight = 0.0;
             }

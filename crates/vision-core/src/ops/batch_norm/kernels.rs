@@ -11,6 +11,8 @@ use crate::ops::support::{Float, add_up, chunk_rows, vectorised};
 /// Mean and standard deviation of each channel, as normalisation uses them.
 #[derive(Clone, Debug)]
 pub(super) struct Moments {
+    /// Number of values per channel; 0 if they come from elsewhere.
+    pub(super) count: f64,
     /// Mean.
     pub(super) mean: Vec<f64>,
     /// Variance, divided by the number of values.
@@ -21,9 +23,9 @@ pub(super) struct Moments {
 
 impl Moments {
     /// With `inv_std` derived from the variance.
-    pub(super) fn new(mean: Vec<f64>, var: Vec<f64>, eps: f64) -> Self {
+    pub(super) fn new(count: f64, mean: Vec<f64>, var: Vec<f64>, eps: f64) -> Self {
         let inv_std = var.iter().map(|v| 1.0 / (v + eps).sqrt()).collect();
-        Self { mean, var, inv_std }
+        Self { count, mean, var, inv_std }
     }
 }
 
@@ -87,7 +89,7 @@ pub(super) fn moments<T: Float>(input: &[T], channels: usize, eps: f64) -> Momen
             if var < 0.0 { 0.0 } else { var }
         })
         .collect();
-    Moments::new(mean, var, eps)
+    Moments::new(count, mean, var, eps)
 }
 
 /// `(x - mean) * inv_std * weight + bias (+ residual)`, clipped at 0 from below if `relu`.
@@ -224,15 +226,15 @@ impl<T: Float> Backward<'_, T> {
         scaled
     }
 
-    /// Gradient of the input. `through_moments` are the parameter gradients if mean and variance came from
-    /// the input itself, `None` if they are constants.
+    /// Gradient of the input. `through_moments` are the parameter gradients, summed over all inputs that mean and
+    /// variance came from, `None` if those are constants.
     pub(super) fn input_gradient(&self, through_moments: Option<&[f64]>) -> Vec<T> {
         let mut out = vec![T::ZERO; self.input.len()];
         if out.is_empty() {
             return out;
         }
         let channels = self.channels();
-        let count = (out.len() / channels) as f64;
+        let count = self.moments.count;
         let (inv_std, weight) = (&self.moments.inv_std, self.weight);
         let scale = || inv_std.iter().zip(weight).map(|(i, w)| i * w.to_f64());
         let scale_wide: Vec<T> = wide(scale());

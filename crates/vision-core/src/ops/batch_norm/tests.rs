@@ -1,3 +1,5 @@
+use candle_core::Device;
+
 use super::*;
 use crate::ops::relu_nhwc;
 use crate::rng::Key;
