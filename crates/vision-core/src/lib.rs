@@ -7,6 +7,8 @@
 pub mod backbones;
 pub mod boxes;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub mod dist;
 mod error;
 mod map;

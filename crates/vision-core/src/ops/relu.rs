@@ -3,20 +3,25 @@
 //! As in PyTorch the derivative at exactly 0 is 0 and NaN stays NaN. (The tensor library's own `relu` has
 //! derivative 1 at 0.)
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::support::{Float, check_cpu, check_float, chunk_rows, cpu_slice, dispatch_float};
+use super::support::{Float, check_device, check_float, chunk_rows, cpu_slice, dispatch_float};
 use crate::FeatureMap;
 use crate::error::Result;
 
 /// `max(x, 0)` of every element of a `f32` or `f64` tensor of any shape.
 ///
 /// # Errors
-/// If the tensor is not of a float type or not on the CPU.
+/// If the tensor is not of a float type, or on a device without kernels.
 pub fn relu(input: &Tensor) -> Result<Tensor> {
     check_float("relu: input", input)?;
-    check_cpu("relu: input", input)?;
+    check_device("relu: input", input)?;
     Ok(input.contiguous()?.apply_op1(Relu)?)
 }
 
@@ -50,6 +55,11 @@ impl CustomOp1 for Relu {
         dispatch_float!("relu: input", candle_core::backend::BackendStorage::dtype(s), T => run::<T>(s, l))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, s: &CudaStorage, l: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
+        Ok((cuda::forward(s, l)?, l.shape().clone()))
+    }
+
     fn bwd(&self, arg: &Tensor, res: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         if !arg.track_op() {
             return Ok(None);
@@ -78,6 +88,17 @@ impl CustomOp2 for ReluGrad {
             let dy = cpu_slice::<T>("relu: gradient", s2, l2)?;
             Ok((T::to_cpu_storage_owned(mask_by_output(y, dy)), l1.shape().clone()))
         })
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        Ok((cuda::gradient(s1, l1, s2, l2)?, l1.shape().clone()))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use candle_core::{CpuStorage, DType, Layout, Storage, Tensor, WithDType};
+use candle_core::{CpuStorage, DType, Device, Layout, Storage, Tensor, WithDType};
 use rayon::prelude::*;
 
 use crate::cpu::kernels::HasKernels;
@@ -144,6 +144,28 @@ pub(crate) fn check_cpu(what: &str, tensor: &Tensor) -> Result<()> {
         Ok(())
     } else {
         Err(not_on_cpu(what, &format!("{:?}", tensor.device().location())))
+    }
+}
+
+/// Fails unless `tensor` lies on the CPU or on a CUDA device.
+pub(crate) fn check_device(what: &str, tensor: &Tensor) -> Result<()> {
+    match tensor.device() {
+        Device::Cpu | Device::Cuda(_) => Ok(()),
+        Device::Metal(_) => Err(Error::Device {
+            what: what.to_string(),
+            expected: "the CPU or a CUDA device".to_string(),
+            got: "a Metal device".to_string(),
+        }),
+    }
+}
+
+/// Fails unless `tensor` lies on the device of `other`, the operation's main input.
+pub(crate) fn check_same_device(what: &str, tensor: &Tensor, other: &Tensor) -> Result<()> {
+    if tensor.device().same_device(other.device()) {
+        Ok(())
+    } else {
+        let name = |tensor: &Tensor| format!("{:?}", tensor.device().location());
+        Err(Error::Device { what: what.to_string(), expected: name(other), got: name(tensor) })
     }
 }
 

@@ -1,0 +1,31 @@
+//! Compiles the CUDA kernels beside the operations to PTX, if the feature `cuda` asks for them.
+
+fn main() {
+    #[cfg(feature = "cuda")]
+    if let Err(problem) = kernels::build() {
+        // A build script has no other way to say that it failed.
+        eprintln!("the CUDA kernels did not compile: {problem}");
+        std::process::exit(1);
+    }
+    println!("cargo:rerun-if-changed=build.rs");
+}
+
+#[cfg(feature = "cuda")]
+mod kernels {
+    use std::error::Error;
+    use std::path::PathBuf;
+
+    /// Every `.cu` below `src/ops` becomes a constant named after the file in `$OUT_DIR/kernels.rs`.
+    pub(super) fn build() -> Result<(), Box<dyn Error>> {
+        let out = PathBuf::from(std::env::var("OUT_DIR")?);
+        let bindings = cudaforge::KernelBuilder::new()
+            .source_glob("src/ops/**/*.cu")
+            .watch(vec!["src/cuda/kernel.cuh"])
+            .include_path("src/cuda")
+            .arg("-std=c++17")
+            .arg("-O3")
+            .build_ptx()?;
+        bindings.write(out.join("kernels.rs"))?;
+        Ok(())
+    }
+}
