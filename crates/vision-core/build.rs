@@ -17,6 +17,8 @@ mod kernels {
 
     /// Every `.cu` below `src/ops` becomes a constant named after the file in `$OUT_DIR/kernels.rs`.
     pub(super) fn build() -> Result<(), Box<dyn Error>> {
+        // New files count too.
+        println!("cargo:rerun-if-changed=src/ops");
         let out = PathBuf::from(std::env::var("OUT_DIR")?);
         let bindings = cudaforge::KernelBuilder::new()
             .source_glob("src/ops/**/*.cu")

@@ -1,6 +1,6 @@
 //! Whether a result is what the reference computed, and where it is furthest off.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use vision_weights::{Array, Dtype};
 
 /// `|got - want| <= absolute + relative * |want|`, for every element.
@@ -62,7 +62,7 @@ pub(crate) fn compare(
         anyhow::bail!("{name} is {:?}, expected {:?}", got.dtype(), want.dtype);
     }
     // Every integer that occurs (indices, labels, grey levels) is exact in f64.
-    let got = got.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+    let got = got.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
     let want = want.to_f64()?;
     let tolerance = if exact { Tolerance::default() } else { tolerance };
     let mut worst = Deviation::default();
@@ -97,7 +97,6 @@ fn element(got: f64, want: f64, tolerance: Tolerance) -> Deviation {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
 
     use super::*;
 

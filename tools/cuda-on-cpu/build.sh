@@ -21,29 +21,28 @@ flags=(-std=c++17 -O1 -g -fPIC -w -fno-strict-aliasing -I"$include" -I"$include/
 # One object per kernel file: its kernels by name, in a table that the driver looks them up in.
 kernels() {
     local name=$1 source=$2 folder=$3 object=$dir/$1.o
+    shift 3
     if [[ $object -nt $source && $object -nt $here/device.h && $object -nt $root/crates/vision-core/src/cuda/kernel.cuh ]]; then
         return
     fi
-    local build=(g++ "${flags[@]}" -include "$here/device.h" -I"$folder" -x c++)
+    local build=(g++ "${flags[@]}" "$@" -include "$here/device.h" -I"$folder" -x c++)
     # Once to learn the names, once with the table.
     "${build[@]}" -c "$source" -o "$dir/names.o"
     {
         echo "#include \"$source\""
         echo "namespace as_f32 {} namespace as_f64 {} using namespace as_f32; using namespace as_f64;"
         nm --defined-only "$dir/names.o" | awk '$2 == "T" && $3 !~ /^_Z/ { print "CPU_REGISTER(\"'"$name"'\", " $3 ")" }'
-        if grep -qE '__syncthreads|__syncwarp|__shfl|block_sum|block_max|chunk_sum' "$source"; then
+        if grep -qE '__syncthreads|__syncwarp|__shfl|__ballot|block_sum|block_max|chunk_sum' "$source"; then
             echo "extern \"C\" void cpu_has_barriers(const char*);"
             echo "static int cpu_barriers = (cpu_has_barriers(\"$name\"), 0);"
         fi
     } >"$dir/$name.cpp"
     "${build[@]}" -c "$dir/$name.cpp" -o "$object.new"
-    # Names repeat between files and clash with nothing once they are hidden.
-    objcopy --localize-hidden "$object.new" 2>/dev/null || true
     mv "$object.new" "$object"
 }
 
 for file in affine binary cast fill indexing reduce ternary unary; do
-    kernels "candle_$file" "$candle/src/$file.cu" "$candle/src"
+    kernels "candle_$file" "$candle/src/$file.cu" "$candle/src" -include "$here/candle.h"
 done
 while read -r file; do
     kernels "vision_$(basename "$file" .cu)" "$file" "$root/crates/vision-core/src/cuda"
@@ -61,7 +60,7 @@ done
 
 # What the programs import beyond that, as functions that say their name and stop.
 nm -D --defined-only "$dir/libcuda_on_cpu.so" | awk '{ print $3 }' | sort -u >"$dir/have.txt"
-for program in "$@"; do nm -D --undefined-only "$program"; done | awk '{ print $2 }' |
+for program in "$@"; do nm -D --undefined-only "$program"; done | awk '{ sub(/@.*/, "", $2); print $2 }' |
     grep -E '^(cu[A-Z]|cublas|cublasLt|curand|cudnn|cuda|nvrtc|__cuda)' | sort -u >"$dir/want.txt"
 {
     echo '#include <cstdio>'

@@ -32,6 +32,8 @@ extern uint3 cpu_thread, cpu_block;
 extern dim3 cpu_block_dim, cpu_grid_dim;
 // Lets every other thread of the block come to the same place.
 void cpu_barrier(void);
+// The same among the lanes of a warp that `mask` names.
+void cpu_warp_barrier(unsigned mask);
 // A place of 16 bytes for each thread of the block, for exchanges within a warp.
 void* cpu_slot(unsigned thread);
 void cpu_register(const char* library, const char* name, void (*run)(void**));
@@ -42,29 +44,32 @@ void cpu_register(const char* library, const char* name, void (*run)(void**));
 #define gridDim cpu_grid_dim
 
 inline void __syncthreads() { cpu_barrier(); }
-inline void __syncwarp(unsigned = 0xffffffffu) { cpu_barrier(); }
+inline void __syncwarp(unsigned mask = 0xffffffffu) { cpu_warp_barrier(mask); }
 inline void __threadfence() {}
 
-// Every thread of the block must take part, a stricter rule than the hardware's.
 template <typename T>
-T cpu_exchange(T value, unsigned from) {
+T cpu_exchange(unsigned mask, T value, unsigned from) {
     static_assert(sizeof(T) <= 16, "no room");
     std::memcpy(cpu_slot(threadIdx.x), &value, sizeof(T));
-    cpu_barrier();
+    cpu_warp_barrier(mask);
     T got;
     std::memcpy(&got, cpu_slot(from < blockDim.x ? from : threadIdx.x), sizeof(T));
-    cpu_barrier();
+    cpu_warp_barrier(mask);
     return got;
 }
 template <typename T>
-T __shfl_xor_sync(unsigned, T value, int mask, int = 32) { return cpu_exchange(value, threadIdx.x ^ mask); }
+T __shfl_xor_sync(unsigned mask, T value, int lanes, int = 32) { return cpu_exchange(mask, value, threadIdx.x ^ lanes); }
 template <typename T>
-T __shfl_down_sync(unsigned, T value, unsigned delta, int = 32) {
-    unsigned lane = threadIdx.x % 32;
-    return cpu_exchange(value, lane + delta < 32 ? threadIdx.x + delta : threadIdx.x);
+T __shfl_down_sync(unsigned mask, T value, unsigned delta, int = 32) {
+    return cpu_exchange(mask, value, threadIdx.x % 32 + delta < 32 ? threadIdx.x + delta : threadIdx.x);
 }
 template <typename T>
-T __shfl_sync(unsigned, T value, int lane, int = 32) { return cpu_exchange(value, threadIdx.x / 32 * 32 + lane); }
+T __shfl_sync(unsigned mask, T value, int lane, int = 32) { return cpu_exchange(mask, value, threadIdx.x / 32 * 32 + lane); }
+inline unsigned __ballot_sync(unsigned mask, bool value) {
+    unsigned all = 0;
+    for (unsigned lane = 0; lane < 32; ++lane) all |= unsigned(cpu_exchange(mask, value, threadIdx.x / 32 * 32 + lane)) << lane;
+    return all;
+}
 
 template <typename T, typename U>
 T atomicAdd(T* at, U value) { T old = *at; *at = old + T(value); return old; }

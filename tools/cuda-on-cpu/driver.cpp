@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -66,7 +67,10 @@ struct Function { Run run; std::string name; bool barriers; };
 std::set<std::string>& with_barriers() { static std::set<std::string> all; return all; }
 
 std::vector<ucontext_t> contexts;
-std::vector<char> stacks, done;
+std::vector<char> stacks;
+enum State : char { READY, AT_BLOCK, AT_WARP, ENDED };
+std::vector<State> states;
+std::vector<unsigned> masks;  // lanes that a thread at a barrier of its warp waits for
 char slots[1024][16];
 ucontext_t scheduler;
 unsigned current;
@@ -77,7 +81,7 @@ constexpr size_t STACK = 256 << 10;
 
 void fibre() {
     running(running_args);
-    done[current] = 1;
+    states[current] = ENDED;
     swapcontext(&contexts[current], &scheduler);
 }
 }  // namespace
@@ -86,11 +90,17 @@ extern "C" {
 uint3 cpu_thread, cpu_block;
 dim3 cpu_block_dim, cpu_grid_dim;
 
-void cpu_barrier() {
+static void wait_as(State state) {
     if (!in_fibre) fail("a barrier in a file that was registered without barriers");
     unsigned me = current;
+    states[me] = state;
     swapcontext(&contexts[me], &scheduler);
     current = me;
+}
+void cpu_barrier() { wait_as(AT_BLOCK); }
+void cpu_warp_barrier(unsigned mask) {
+    if (in_fibre) masks[current] = mask;
+    wait_as(AT_WARP);
 }
 void* cpu_slot(unsigned thread) { return slots[thread]; }
 void cpu_register(const char* library, const char* name, void (*run)(void**)) { libraries()[library][name] = run; }
@@ -196,7 +206,8 @@ CUresult cuLaunchKernel(CUfunction handle, unsigned gx, unsigned gy, unsigned gz
             for (unsigned i = 0; i < threads; ++i) { place(reverse ? threads - 1 - i : i); function->run(args); }
             continue;
         }
-        done.assign(threads, 0);
+        states.assign(threads, READY);
+        masks.assign(threads, 0);
         for (unsigned i = 0; i < threads; ++i) {
             getcontext(&contexts[i]);
             contexts[i].uc_stack.ss_sp = &stacks[i * STACK];
@@ -205,19 +216,32 @@ CUresult cuLaunchKernel(CUfunction handle, unsigned gx, unsigned gy, unsigned gz
             makecontext(&contexts[i], fibre, 0);
         }
         in_fibre = true;
-        for (unsigned left = threads; left > 0;) {
-            unsigned ended = 0;
+        for (bool going = true; going;) {
             for (unsigned i = 0; i < threads; ++i) {
                 unsigned thread = reverse ? threads - 1 - i : i;
-                if (done[thread]) continue;
+                if (states[thread] != READY) continue;
                 place(thread);
                 current = thread;
                 swapcontext(&scheduler, &contexts[thread]);
-                ended += done[thread];
             }
+            bool released = false;
+            for (unsigned warp = 0; warp < threads; warp += 32) {
+                unsigned waiting = 0, wanted = 0, lanes = std::min<uint64_t>(32, threads - warp);
+                for (unsigned lane = 0; lane < lanes; ++lane)
+                    if (states[warp + lane] == AT_WARP) waiting |= 1u << lane, wanted |= masks[warp + lane];
+                if (lanes < 32) wanted &= (1u << lanes) - 1;
+                if (waiting == 0 || (waiting & wanted) != wanted) continue;
+                for (unsigned lane = 0; lane < lanes; ++lane)
+                    if (waiting >> lane & 1) states[warp + lane] = READY;
+                released = true;
+            }
+            if (released) continue;
+            size_t at_block = std::count(states.begin(), states.end(), AT_BLOCK);
+            size_t ended = std::count(states.begin(), states.end(), ENDED);
             // Some wait at a barrier that others never reach: undefined on a device.
-            if (ended != 0 && ended != left) fail(function->name + ": threads of a block disagree about a barrier");
-            left -= ended;
+            if (at_block != threads && ended != threads) fail(function->name + ": threads of a block disagree about a barrier");
+            if (at_block == threads) states.assign(threads, READY);
+            going = at_block == threads;
         }
         in_fibre = false;
     }
@@ -279,4 +303,14 @@ void __cudaRegisterFatBinaryEnd(void**) {}
 void __cudaUnregisterFatBinary(void**) {}
 void __cudaRegisterFunction(void**, const char*, char*, const char*, int, void*, void*, void*, void*, int*) {}
 void __cudaRegisterVar(void**, char*, char*, const char*, int, size_t, int, int) {}
+}
+extern "C" {
+cublasStatus_t cublasSgemm_v2(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k, const float* alpha,
+        const float* a, int lda, const float* b, int ldb, const float* beta, float* c, int ldc) {
+    return cublasSgemmStridedBatched(h, ta, tb, m, n, k, alpha, a, lda, 0, b, ldb, 0, beta, c, ldc, 0, 1);
+}
+cublasStatus_t cublasDgemm_v2(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k, const double* alpha,
+        const double* a, int lda, const double* b, int ldb, const double* beta, double* c, int ldc) {
+    return cublasDgemmStridedBatched(h, ta, tb, m, n, k, alpha, a, lda, 0, b, ldb, 0, beta, c, ldc, 0, 1);
+}
 }

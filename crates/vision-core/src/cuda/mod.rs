@@ -4,12 +4,17 @@
 //! `kernel.cuh`. A launch checks that sizes fit the 32-bit indices of the kernels and that there is something to
 //! do. Nothing here adds with atomics: the same call gives the same bits.
 
+mod column_sums;
+mod gemm;
+
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::driver::{CudaView, CudaViewMut, LaunchConfig, PushKernelArg};
 use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, DType, Layout, Shape, Storage, Tensor};
 
+pub(crate) use self::column_sums::{WIDE, column_sums, parts};
+pub(crate) use self::gemm::Gemm;
 use crate::error::{Error, Result};
 
 /// The compiled kernels, one constant per file.
@@ -63,6 +68,8 @@ pub(crate) enum Arg<'a> {
     Real32(f32),
     /// `double`.
     Real64(f64),
+    /// A null pointer: a buffer that the kernel does without. Made by [`nothing`].
+    Null(u64),
 }
 
 impl Arg<'_> {
@@ -77,7 +84,7 @@ impl Arg<'_> {
             Self::OutF64(view) => view.len(),
             Self::OutU32(view) => view.len(),
             Self::OutU8(view) => view.len(),
-            Self::Int(_) | Self::Count(_) | Self::Real32(_) | Self::Real64(_) => 0,
+            Self::Int(_) | Self::Count(_) | Self::Real32(_) | Self::Real64(_) | Self::Null(_) => 0,
         }
     }
 }
@@ -86,13 +93,13 @@ impl Kernels {
     /// Runs `function`, exported for the element type `dtype` (`EXPORT_FLOATS`). Nothing happens without work.
     ///
     /// `args` must be what the kernel declares, in its order.
-    pub(crate) fn launch(
+    pub(crate) fn launch<const N: usize>(
         &self,
         device: &CudaDevice,
         function: &str,
         dtype: DType,
         work: Work,
-        args: &[&Arg<'_>],
+        mut args: [Arg<'_>; N],
     ) -> Result<()> {
         let what = || format!("{function} on a CUDA device");
         let name = match dtype {
@@ -104,7 +111,7 @@ impl Kernels {
             Ok(count) if count as usize <= MOST_ELEMENTS => Ok(count),
             _ => Err(Error::argument(what(), format!("{count} elements are more than 2^31 - 1"))),
         };
-        for arg in args {
+        for arg in &args {
             fits(arg.elements())?;
         }
         let grid_dim = match work {
@@ -120,21 +127,22 @@ impl Kernels {
         }
         let function = device.get_or_load_custom_func(&name, self.name, self.ptx)?;
         let mut builder = function.builder();
-        for arg in args {
+        for arg in &mut args {
             match arg {
-                Arg::F32(view) => builder.arg(view),
-                Arg::F64(view) => builder.arg(view),
-                Arg::U32(view) => builder.arg(view),
-                Arg::I64(view) => builder.arg(view),
-                Arg::U8(view) => builder.arg(view),
+                Arg::F32(view) => builder.arg(&*view),
+                Arg::F64(view) => builder.arg(&*view),
+                Arg::U32(view) => builder.arg(&*view),
+                Arg::I64(view) => builder.arg(&*view),
+                Arg::U8(view) => builder.arg(&*view),
                 Arg::OutF32(view) => builder.arg(view),
                 Arg::OutF64(view) => builder.arg(view),
                 Arg::OutU32(view) => builder.arg(view),
                 Arg::OutU8(view) => builder.arg(view),
-                Arg::Int(x) => builder.arg(x),
-                Arg::Count(x) => builder.arg(x),
-                Arg::Real32(x) => builder.arg(x),
-                Arg::Real64(x) => builder.arg(x),
+                Arg::Int(x) => builder.arg(&*x),
+                Arg::Count(x) => builder.arg(&*x),
+                Arg::Real32(x) => builder.arg(&*x),
+                Arg::Real64(x) => builder.arg(&*x),
+                Arg::Null(x) => builder.arg(&*x),
             };
         }
         let config = LaunchConfig { grid_dim, block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
@@ -198,6 +206,15 @@ fn part<'a>(what: &str, storage: &'a CudaStorage, start: usize, end: usize) -> R
     arg.ok_or_else(|| Error::argument(what, "the layout does not fit the storage"))
 }
 
+/// Elements `start..end` of a buffer, to read.
+pub(crate) fn read_range<'a>(
+    what: &str,
+    storage: &'a CudaStorage,
+    range: std::ops::Range<usize>,
+) -> Result<Arg<'a>> {
+    part(what, storage, range.start, range.end)
+}
+
 /// A whole buffer, to write.
 pub(crate) fn write<'a>(what: &str, storage: &'a mut CudaStorage) -> Result<Arg<'a>> {
     match &mut storage.slice {
@@ -213,9 +230,18 @@ pub(crate) fn write<'a>(what: &str, storage: &'a mut CudaStorage) -> Result<Arg<
 pub(crate) fn write_part<'a>(what: &str, storage: &'a mut CudaStorage, layout: &Layout) -> Result<Arg<'a>> {
     let (start, end) =
         layout.contiguous_offsets().ok_or_else(|| Error::argument(what, "the tensor must be contiguous"))?;
+    write_range(what, storage, start..end)
+}
+
+/// Elements `start..end` of a buffer, to write.
+pub(crate) fn write_range<'a>(
+    what: &str,
+    storage: &'a mut CudaStorage,
+    range: std::ops::Range<usize>,
+) -> Result<Arg<'a>> {
     let arg = match &mut storage.slice {
-        CudaStorageSlice::F32(slice) => slice.try_slice_mut(start..end).map(Arg::OutF32),
-        CudaStorageSlice::F64(slice) => slice.try_slice_mut(start..end).map(Arg::OutF64),
+        CudaStorageSlice::F32(slice) => slice.try_slice_mut(range).map(Arg::OutF32),
+        CudaStorageSlice::F64(slice) => slice.try_slice_mut(range).map(Arg::OutF64),
         other => return Err(unknown_type(what, dtype_of(other))),
     };
     arg.ok_or_else(|| Error::argument(what, "the layout does not fit the storage"))
@@ -235,6 +261,11 @@ fn dtype_of(slice: &CudaStorageSlice) -> DType {
 
 fn unknown_type(what: &str, got: DType) -> Error {
     Error::Dtype { what: what.to_string(), expected: "f32, f64, u32, i64 or u8".to_string(), got }
+}
+
+/// The absence of a buffer.
+pub(crate) fn nothing() -> Arg<'static> {
+    Arg::Null(0)
 }
 
 /// `x` as a number of the element type of the kernel.

@@ -7,6 +7,8 @@
 //! [`batch_norm_nhwc`] can add a residual and apply ReLU in the same pass over memory. [`sync_batch_norm_nhwc`] takes
 //! the batch to be that of all ranks, as PyTorch's `SyncBatchNorm`.
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod kernels;
 mod op;
 mod sync;
@@ -15,7 +17,9 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor, Var};
 
-use super::support::{check_cpu, check_dims, check_dtype, check_float, dispatch_float, storage_slice};
+use super::support::{
+    check_device, check_dims, check_dtype, check_float, check_same_device, dispatch_float, storage_slice,
+};
 use crate::FeatureMap;
 use crate::dist::Collective;
 use crate::error::{Error, Result};
@@ -166,7 +170,7 @@ fn run(
     let (_, _, _, channels) = input.dims()?;
     let input = input.nhwc();
     check_float("batch_norm: input", input)?;
-    check_cpu("batch_norm: input", input)?;
+    check_device("batch_norm: input", input)?;
     for (what, tensor) in [
         ("batch_norm: weight", weight),
         ("batch_norm: bias", bias),
@@ -175,13 +179,13 @@ fn run(
     ] {
         check_dims(what, tensor, &[channels])?;
         check_dtype(what, tensor, input.dtype())?;
-        check_cpu(what, tensor)?;
+        check_same_device(what, tensor, input)?;
     }
     let residual = residual.map(FeatureMap::nhwc);
     if let Some(residual) = residual {
         check_dims("batch_norm: residual", residual, input.dims())?;
         check_dtype("batch_norm: residual", residual, input.dtype())?;
-        check_cpu("batch_norm: residual", residual)?;
+        check_same_device("batch_norm: residual", residual, input)?;
     }
     if !(args.eps >= 0.0 && args.eps.is_finite()) {
         return Err(Error::argument("batch_norm: eps", format!("{} is not a finite number >= 0", args.eps)));
@@ -199,6 +203,13 @@ fn run(
     } else {
         Source::Running
     };
+    #[cfg(feature = "cuda")]
+    if input.device().is_cuda() {
+        let weight_bias = Tensor::stack(&[weight, bias], 0)?;
+        let update = update.map(|(mean, var)| [mean, var]);
+        let out = cuda::run(input, &weight_bias, stats, args, residual, source, update)?;
+        return FeatureMap::from_nhwc(out);
+    }
     let moments = match source {
         Source::Running => {
             Some(Moments::new(0.0, to_f64(stats.running_mean)?, to_f64(stats.running_var)?, args.eps))

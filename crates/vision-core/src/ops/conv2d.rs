@@ -6,6 +6,8 @@
 //!
 //! The gradient of an input that takes part in no graph, such as a picture, is not computed.
 
+#[cfg(feature = "cuda")]
+pub(super) mod cuda;
 mod depthwise;
 pub(super) mod gemm;
 pub(super) mod kernels;
@@ -14,13 +16,15 @@ mod product;
 mod weight_gradient;
 mod windows;
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Shape, Tensor};
 
 pub(super) use self::product::Epilogue;
 use super::support::{
-    Float, check_cpu, check_dims, check_dtype, check_float, column_sums, cpu_slice, dispatch_float,
-    storage_slice,
+    Float, check_device, check_dims, check_dtype, check_float, check_same_device, column_sums, cpu_slice,
+    dispatch_float, storage_slice,
 };
 use crate::FeatureMap;
 use crate::error::{Error, Result};
@@ -171,15 +175,15 @@ pub fn conv2d_nhwc(
     let input = input.nhwc();
     check_float("conv2d: input", input)?;
     check_dtype("conv2d: weight", weight, input.dtype())?;
-    check_cpu("conv2d: input", input)?;
-    check_cpu("conv2d: weight", weight)?;
+    check_device("conv2d: input", input)?;
+    check_same_device("conv2d: weight", weight, input)?;
     let op = Conv { geometry: Geometry::new(input, weight, args)? };
     let weight = weight.contiguous()?;
     let out = match bias {
         None => input.apply_op2(&weight, op)?,
         Some(bias) => {
             check_dtype("conv2d: bias", bias, input.dtype())?;
-            check_cpu("conv2d: bias", bias)?;
+            check_same_device("conv2d: bias", bias, input)?;
             check_dims("conv2d: bias", bias, &[op.geometry.out_channels])?;
             input.apply_op3(&weight, &bias.contiguous()?, op)?
         }
@@ -212,7 +216,7 @@ pub fn conv2d_inference_nhwc(
 ) -> Result<FeatureMap> {
     let input = input.nhwc();
     check_float("conv2d: input", input)?;
-    check_cpu("conv2d: input", input)?;
+    check_device("conv2d: input", input)?;
     let geometry = Geometry::new(input, weight, args)?;
     let (channels, output) = ([geometry.out_channels], geometry.output_dims());
     let others: [(_, _, Option<&[usize]>); 4] = [
@@ -224,10 +228,15 @@ pub fn conv2d_inference_nhwc(
     for (what, tensor, dims) in others {
         let Some(tensor) = tensor else { continue };
         check_dtype(what, tensor, input.dtype())?;
-        check_cpu(what, tensor)?;
+        check_same_device(what, tensor, input)?;
         if let Some(dims) = dims {
             check_dims(what, tensor, dims)?;
         }
+    }
+    #[cfg(feature = "cuda")]
+    if input.device().is_cuda() {
+        let out = cuda::inference(&geometry, input, &weight.contiguous()?, after)?;
+        return FeatureMap::from_nhwc(crate::cuda::tensor(out, output.as_slice()));
     }
     let weight = match after.scale {
         None => weight.contiguous()?,
@@ -324,6 +333,18 @@ impl CustomOp2 for Conv {
         self.forward((s1, l1), (s2, l2), None)
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        let out = cuda::forward_op(&self.geometry, (s1, l1), (s2, l2), None)?;
+        Ok((out, Shape::from(self.geometry.output_dims().as_slice())))
+    }
+
     fn bwd(
         &self,
         input: &Tensor,
@@ -332,6 +353,10 @@ impl CustomOp2 for Conv {
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if grad.device().is_cuda() {
+            return Ok(cuda::backward(&self.geometry, input, weight, &grad)?);
+        }
         dispatch_float!("conv2d: gradient", grad.dtype(), T => Ok(self.backward::<T>(input, weight, &grad)?))
     }
 }
@@ -353,6 +378,20 @@ impl CustomOp3 for Conv {
         self.forward((s1, l1), (s2, l2), Some((s3, l3)))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+        s3: &CudaStorage,
+        l3: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        let out = cuda::forward_op(&self.geometry, (s1, l1), (s2, l2), Some((s3, l3)))?;
+        Ok((out, Shape::from(self.geometry.output_dims().as_slice())))
+    }
+
     fn bwd(
         &self,
         input: &Tensor,
@@ -362,6 +401,12 @@ impl CustomOp3 for Conv {
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if grad.device().is_cuda() {
+            let (dx, dw) = cuda::backward(&self.geometry, input, weight, &grad)?;
+            let db = bias.track_op().then(|| cuda::bias_backward(&grad, self.geometry.out_channels));
+            return Ok((dx, dw, db.transpose()?));
+        }
         dispatch_float!("conv2d: gradient", grad.dtype(), T => {
             let (dx, dw) = self.backward::<T>(input, weight, &grad)?;
             let db = if bias.track_op() { Some(self.bias_gradient::<T>(&grad)?) } else { None };

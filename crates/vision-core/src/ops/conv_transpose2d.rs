@@ -7,13 +7,20 @@
 //!
 //! The gradient of an input that takes part in no graph is not computed.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Shape, Tensor};
 
+#[cfg(feature = "cuda")]
+use super::conv2d::cuda::bias_backward;
 use super::conv2d::{Conv2dArgs, Epilogue, Geometry, kernels};
 use super::support::{
-    Float, check_cpu, check_dims, check_dtype, check_float, column_sums, cpu_slice, dispatch_float,
-    storage_slice,
+    Float, check_device, check_dims, check_dtype, check_float, check_same_device, column_sums, cpu_slice,
+    dispatch_float, storage_slice,
 };
 use crate::FeatureMap;
 use crate::error::{Error, Result};
@@ -103,15 +110,15 @@ pub fn conv_transpose2d_nhwc(
     let input = input.nhwc();
     check_float("conv_transpose2d: input", input)?;
     check_dtype("conv_transpose2d: weight", weight, input.dtype())?;
-    check_cpu("conv_transpose2d: input", input)?;
-    check_cpu("conv_transpose2d: weight", weight)?;
+    check_device("conv_transpose2d: input", input)?;
+    check_same_device("conv_transpose2d: weight", weight, input)?;
     let op = ConvTranspose { geometry: geometry([batch, height, width, channels], weight, args)? };
     let weight = weight.contiguous()?;
     let out = match bias {
         None => input.apply_op2(&weight, op)?,
         Some(bias) => {
             check_dtype("conv_transpose2d: bias", bias, input.dtype())?;
-            check_cpu("conv_transpose2d: bias", bias)?;
+            check_same_device("conv_transpose2d: bias", bias, input)?;
             check_dims("conv_transpose2d: bias", bias, &[op.geometry.in_channels])?;
             input.apply_op3(&weight, &bias.contiguous()?, op)?
         }
@@ -223,6 +230,18 @@ impl CustomOp2 for ConvTranspose {
         self.forward((s1, l1), (s2, l2), None)
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        let out = cuda::forward(&self.geometry, (s1, l1), (s2, l2), None)?;
+        Ok((out, Shape::from(self.geometry.input_dims().as_slice())))
+    }
+
     fn bwd(
         &self,
         input: &Tensor,
@@ -231,6 +250,10 @@ impl CustomOp2 for ConvTranspose {
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if grad.device().is_cuda() {
+            return Ok(cuda::backward(&self.geometry, input, weight, &grad)?);
+        }
         dispatch_float!("conv_transpose2d: gradient", grad.dtype(), T => {
             Ok(self.backward::<T>(input, weight, &grad)?)
         })
@@ -254,6 +277,20 @@ impl CustomOp3 for ConvTranspose {
         self.forward((s1, l1), (s2, l2), Some((s3, l3)))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+        s3: &CudaStorage,
+        l3: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        let out = cuda::forward(&self.geometry, (s1, l1), (s2, l2), Some((s3, l3)))?;
+        Ok((out, Shape::from(self.geometry.input_dims().as_slice())))
+    }
+
     fn bwd(
         &self,
         input: &Tensor,
@@ -263,6 +300,12 @@ impl CustomOp3 for ConvTranspose {
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if grad.device().is_cuda() {
+            let (dx, dw) = cuda::backward(&self.geometry, input, weight, &grad)?;
+            let db = bias.track_op().then(|| bias_backward(&grad, self.geometry.in_channels));
+            return Ok((dx, dw, db.transpose()?));
+        }
         dispatch_float!("conv_transpose2d: gradient", grad.dtype(), T => {
             let (dx, dw) = self.backward::<T>(input, weight, &grad)?;
             let db = if bias.track_op() {

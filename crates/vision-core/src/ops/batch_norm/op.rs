@@ -43,7 +43,7 @@ pub(super) struct Norm {
 }
 
 /// Gradients of input, weight with bias, and residual.
-type Gradients = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
+pub(super) type Gradients = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
 
 impl Norm {
     fn forward(
