@@ -61,8 +61,9 @@ fn contiguous(tensor: Tensor) -> Result<Tensor> {
     if tensor.is_contiguous() {
         return Ok(tensor);
     }
-    // The tensor library asks a CUDA device to copy nothing, which is an error there.
-    if tensor.elem_count() == 0 {
+    // The tensor library asks a CUDA device to copy nothing, which is an error there. No gradient is lost: there is
+    // none of nothing.
+    if tensor.elem_count() == 0 && tensor.device().is_cuda() {
         return Ok(Tensor::zeros(tensor.shape(), tensor.dtype(), tensor.device())?);
     }
     Ok(tensor.contiguous()?)
