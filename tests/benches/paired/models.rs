@@ -1,6 +1,6 @@
 //! Whole networks: a forward pass, or a training step with its optimiser.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Result, bail};
 use candle_core::{DType, Device, Tensor};
@@ -77,23 +77,37 @@ impl UNet {
     }
 }
 
+/// The case's network with parameters from `vb`.
+fn resnet_or_unet(case: &Case, vb: VarBuilder<'_>) -> Result<Forward> {
+    match case.text("op")? {
+        "model.resnet18" => resnet(Depth::R18, Stem::ImageNet, 1000, vb),
+        "model.resnet50" => resnet(Depth::R50, Stem::ImageNet, 1000, vb),
+        "model.cifar_resnet18" => resnet(Depth::R18, Stem::Cifar, 10, vb),
+        "model.unet" => {
+            let net = UNet::new(&vb)?;
+            Ok(Box::new(move |x: &FeatureMap, pass: &Pass| net.forward(x, pass)))
+        }
+        other => bail!("no model is called {other}"),
+    }
+}
+
 /// A step of the case's network.
 pub(super) fn step(case: &Case) -> Result<Step> {
     let params = ParamStore::new(Key::new(0), DType::F32, &Device::Cpu);
-    let vb = params.var_builder();
-    let forward = match case.text("op")? {
-        "model.resnet18" => resnet(Depth::R18, Stem::ImageNet, 1000, vb)?,
-        "model.resnet50" => resnet(Depth::R50, Stem::ImageNet, 1000, vb)?,
-        "model.cifar_resnet18" => resnet(Depth::R18, Stem::Cifar, 10, vb)?,
-        "model.unet" => {
-            let net = UNet::new(&vb)?;
-            Box::new(move |x: &FeatureMap, pass: &Pass| net.forward(x, pass))
-        }
-        other => bail!("no model is called {other}"),
-    };
+    let forward_only = case.text("mode")? == "forward";
+    let mut vb = params.var_builder();
+    if forward_only {
+        // As loaded from a file: weights that never change. A first network says which there are.
+        drop(resnet_or_unet(case, vb)?);
+        let all = params.trainable().into_iter().chain(params.buffers());
+        let fixed: HashMap<String, Tensor> =
+            all.map(|(name, var)| Ok((name, var.as_tensor().copy()?.detach()))).collect::<Result<_>>()?;
+        vb = VarBuilder::from_tensors(fixed, DType::F32, &Device::Cpu);
+    }
+    let forward = resnet_or_unet(case, vb)?;
     let sizes = case.sizes("input")?;
     let x = Key::new(1).normal(sizes.as_slice(), 0.0, 1.0, DType::F32, &Device::Cpu)?;
-    if case.text("mode")? == "forward" {
+    if forward_only {
         return Ok(Box::new(move || {
             forward(&FeatureMap::from_nchw(&x)?, &Pass::inference())?;
             Ok(())

@@ -38,7 +38,9 @@ pub(crate) struct Tile<T> {
 
 /// The last step of a tile.
 pub(crate) struct Finish<T> {
-    /// Added to each row, `Shape::columns` elements; null for zeros.
+    /// Factors of each row, `Shape::columns` elements; null for ones.
+    pub(crate) scale: *const T,
+    /// Added to each row after that, `Shape::columns` elements; null for zeros.
     pub(crate) bias: *const T,
     /// What is added to each row after the bias, as [`Tile::outputs`]; null for zeros.
     pub(crate) residuals: *const *const T,
@@ -84,6 +86,20 @@ pub(crate) const MAX_ROWS: usize = 14;
 /// Largest width of a panel of any kernel.
 pub(crate) const MAX_COLUMNS: usize = 32;
 
+/// `width` elements, of which a vector takes what it has room for; fewer go through `buffer`.
+#[inline(always)]
+unsafe fn load_part<S: Simd>(from: *const S::T, width: usize, buffer: *mut S::T) -> S::V {
+    // SAFETY: the caller provides `width` readable elements and a vector's room in `buffer`.
+    unsafe {
+        if width >= S::LANES {
+            return S::load(from);
+        }
+        S::store(buffer, S::zero());
+        std::ptr::copy_nonoverlapping(from, buffer, width);
+        S::load(buffer)
+    }
+}
+
 #[inline(always)]
 unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(tile: &Tile<S::T>) {
     // SAFETY: in this function every pointer stays within what the fields of `Tile` promise, and the caller has
@@ -116,39 +132,39 @@ unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(tile: &Tile<S::
                 done.add(row * VECTORS + v).write(sum);
             }
         }
-        let Finish { bias, residuals, relu } = tile.finish;
+        let Finish { scale, bias, residuals, relu } = tile.finish;
         for row in 0..tile.rows {
             let to = *tile.outputs.add(row);
             let residual = if residuals.is_null() { std::ptr::null() } else { *residuals.add(row) };
             for v in 0..VECTORS {
-                let sum = *done.add(row * VECTORS + v);
+                let mut sum = *done.add(row * VECTORS + v);
                 let skip = v * S::LANES;
-                let bias = if bias.is_null() { S::zero() } else { S::load(bias.add(skip)) };
-                let whole = tile.columns >= skip + S::LANES;
-                if whole {
-                    let mut sum = S::add(sum, bias);
-                    if tile.accumulate {
-                        sum = S::add(sum, S::load(to.add(skip)));
-                    }
-                    if !residual.is_null() {
-                        sum = S::add(sum, S::load(residual.add(skip)));
-                    }
-                    S::store(to.add(skip), if relu { S::relu(sum) } else { sum });
-                } else if tile.columns > skip {
-                    // A vector that reaches past the last column goes through a buffer.
-                    let width = tile.columns - skip;
-                    let mut buffer = MaybeUninit::<[S::T; MAX_COLUMNS]>::uninit();
-                    let buffer: *mut S::T = buffer.as_mut_ptr().cast();
-                    S::store(buffer, S::zero());
-                    let mut sum = S::add(sum, bias);
-                    for (used, from) in [(tile.accumulate, to.cast_const()), (!residual.is_null(), residual)]
-                    {
-                        if used {
-                            std::ptr::copy_nonoverlapping(from.add(skip), buffer, width);
-                            sum = S::add(sum, S::load(buffer));
-                        }
-                    }
-                    S::store(buffer, if relu { S::relu(sum) } else { sum });
+                if tile.columns <= skip {
+                    continue;
+                }
+                // A vector that reaches past the last column goes through a buffer.
+                let width = tile.columns - skip;
+                let mut buffer = MaybeUninit::<[S::T; MAX_COLUMNS]>::uninit();
+                let buffer: *mut S::T = buffer.as_mut_ptr().cast();
+                if tile.accumulate {
+                    sum = S::add(sum, load_part::<S>(to.add(skip).cast_const(), width, buffer));
+                }
+                let shift = if bias.is_null() { S::zero() } else { S::load(bias.add(skip)) };
+                sum = if scale.is_null() {
+                    S::add(sum, shift)
+                } else {
+                    S::fma(sum, S::load(scale.add(skip)), shift)
+                };
+                if !residual.is_null() {
+                    sum = S::add(sum, load_part::<S>(residual.add(skip), width, buffer));
+                }
+                if relu {
+                    sum = S::relu(sum);
+                }
+                if width >= S::LANES {
+                    S::store(to.add(skip), sum);
+                } else {
+                    S::store(buffer, sum);
                     std::ptr::copy_nonoverlapping(buffer, to.add(skip), width);
                 }
             }
@@ -292,111 +308,4 @@ impl HasKernels for f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn all_f32() -> Vec<Kernels<f32>> {
-        let mut all = vec![portable_f32::KERNELS];
-        #[cfg(target_arch = "x86_64")]
-        {
-            if crate::cpu::detected() >= Isa::Avx2 {
-                all.extend([avx2_f32::KERNELS, avx2_f32_narrow::KERNELS]);
-            }
-            if crate::cpu::detected() >= Isa::Avx512 {
-                all.extend([avx512_f32::KERNELS, avx512_f32_narrow::KERNELS]);
-            }
-        }
-        all
-    }
-
-    /// Small integers, whose sums are exact in any order.
-    fn numbers(count: usize, seed: usize) -> Vec<f32> {
-        (0..count).map(|i| ((i * 7 + seed * 13) % 11) as f32 - 5.0).collect()
-    }
-
-    #[test]
-    fn tiles_of_every_kernel() {
-        let (runs, len) = (3, 5);
-        for kernels in all_f32() {
-            let Shape { rows, columns } = kernels.shape;
-            let input = numbers(rows * runs * (len + 1), 1);
-            let panel = numbers(runs * len * columns, 2);
-            let bias = numbers(columns, 3);
-            let residual = numbers(rows * columns, 4);
-            for (used, width, accumulate, relu) in
-                [(rows, columns, false, false), (1, columns, true, true), (rows - 1, columns - 1, true, true)]
-            {
-                let mut out = vec![77.0f32; rows * columns];
-                // One element in front of each run is skipped.
-                let inputs: Vec<*const f32> = (0..runs)
-                    .flat_map(|run| (0..rows).map(move |row| (row * runs + run) * (len + 1)))
-                    .map(|at| input[at..].as_ptr())
-                    .collect();
-                let outputs: Vec<*mut f32> = out.chunks_exact_mut(columns).map(<[f32]>::as_mut_ptr).collect();
-                let residuals: Vec<*const f32> =
-                    residual.chunks_exact(columns).map(<[f32]>::as_ptr).collect();
-                let tile = Tile {
-                    inputs: inputs.as_ptr(),
-                    offset: 1,
-                    runs,
-                    len,
-                    panel: panel.as_ptr(),
-                    outputs: outputs.as_ptr(),
-                    rows: used,
-                    columns: width,
-                    accumulate,
-                    finish: Finish { bias: bias.as_ptr(), residuals: residuals.as_ptr(), relu },
-                };
-                // SAFETY: the pointers above cover what the tile reads and writes; only detected kernels are listed.
-                unsafe { (kernels.tile)(&tile) };
-                for row in 0..rows {
-                    for column in 0..columns {
-                        let mut want = bias[column] + residual[row * columns + column];
-                        want += if accumulate { 77.0 } else { 0.0 };
-                        for run in 0..runs {
-                            for k in 0..len {
-                                want += input[(row * runs + run) * (len + 1) + 1 + k]
-                                    * panel[(run * len + k) * columns + column];
-                            }
-                        }
-                        let want = if relu { want.max(0.0) } else { want };
-                        let want = if row < used && column < width { want } else { 77.0 };
-                        assert_eq!(out[row * columns + column], want, "{:?} {row} {column}", kernels.shape);
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn outer_products_of_every_kernel() {
-        let pixels = 7;
-        for kernels in all_f32() {
-            let columns = kernels.shape.columns;
-            for rows in [1, 3, kernels.shape.rows, kernels.shape.rows + 7] {
-                let input = numbers(pixels * (rows + 2), 1);
-                let panel = numbers(pixels * columns, 2);
-                let mut into = vec![1.0f32; rows * columns];
-                let pointers: Vec<*const f32> =
-                    (0..pixels).map(|p| input[p * (rows + 2)..].as_ptr()).collect();
-                let outer = Outer {
-                    inputs: pointers.as_ptr(),
-                    offset: 2,
-                    pixels,
-                    panel: panel.as_ptr(),
-                    into: into.as_mut_ptr(),
-                    rows,
-                };
-                // SAFETY: every pixel has `rows + 2` elements; only detected kernels are listed.
-                unsafe { (kernels.outer)(&outer) };
-                for m in 0..rows {
-                    for n in 0..columns {
-                        let sum: f32 =
-                            (0..pixels).map(|p| input[p * (rows + 2) + 2 + m] * panel[p * columns + n]).sum();
-                        assert_eq!(into[m * columns + n], 1.0 + sum);
-                    }
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -6,12 +6,12 @@ use candle_nn::VarBuilder;
 use super::WeightInit;
 use crate::FeatureMap;
 use crate::error::{Error, Result};
-use crate::ops::{Conv2dArgs, conv2d_nhwc};
+use crate::ops::{AfterConv, Conv2dArgs, PackedConvWeight, conv2d_inference_nhwc, conv2d_nhwc};
 
 /// A convolution with parameters `weight`, `(out, in / groups, kh, kw)`, and `bias`, `(out)`.
 #[derive(Clone, Debug)]
 pub struct Conv2d {
-    weight: Tensor,
+    weight: PackedConvWeight,
     bias: Option<Tensor>,
     args: Conv2dArgs,
 }
@@ -57,7 +57,7 @@ impl Conv2d {
         let shape = (outputs, inputs / groups, kernel[0], kernel[1]);
         let weight = vb.get_with_hints(shape, "weight", init.weight(fan_in, fan_out))?;
         let bias = if bias { Some(vb.get_with_hints(outputs, "bias", init.bias(fan_in))?) } else { None };
-        Ok(Self { weight, bias, args })
+        Ok(Self { weight: PackedConvWeight::new(weight), bias, args })
     }
 
     /// Convolves a map.
@@ -65,12 +65,22 @@ impl Conv2d {
     /// # Errors
     /// If the map has another number of channels or is smaller than the kernel.
     pub fn forward(&self, input: &FeatureMap) -> Result<FeatureMap> {
-        conv2d_nhwc(input, &self.weight, self.bias.as_ref(), &self.args)
+        conv2d_nhwc(input, self.weight(), self.bias.as_ref(), &self.args)
+    }
+
+    /// Convolves a map without a gradient and without the layer's own bias, followed by `after`.
+    ///
+    /// Weights that are no variables are brought into the order of the kernels once; see [`PackedConvWeight`].
+    ///
+    /// # Errors
+    /// As [`conv2d_inference_nhwc`].
+    pub fn forward_inference(&self, input: &FeatureMap, after: &AfterConv<'_>) -> Result<FeatureMap> {
+        conv2d_inference_nhwc(input, &self.weight, &self.args, after)
     }
 
     /// The weight, `(out, in / groups, kh, kw)`.
     pub fn weight(&self) -> &Tensor {
-        &self.weight
+        self.weight.weight()
     }
 
     /// The bias, `(out)`.

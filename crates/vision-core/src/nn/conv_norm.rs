@@ -2,13 +2,13 @@
 
 use crate::error::Result;
 use crate::nn::{BatchNorm2d, Conv2d};
-use crate::ops::{AfterConv, conv2d_inference_nhwc};
+use crate::ops::AfterConv;
 use crate::{FeatureMap, Pass};
 
 /// A convolution followed by batch normalisation, and what usually comes next.
 ///
-/// In a pass without gradients the normalisation is folded into the convolution's weights, and residual and ReLU
-/// are applied to the results while they are still in registers, so one map is written instead of two.
+/// In a pass without gradients the normalisation becomes a factor and a shift of the results, which with residual
+/// and ReLU are applied while they are still in registers, so one map is written instead of two.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -95,7 +95,7 @@ impl ConvNorm {
                 Some(bias) => ((bias * &scale)? + shift)?,
             };
             let after = AfterConv { scale: Some(&scale), shift: Some(&shift), residual, relu };
-            return conv2d_inference_nhwc(input, self.conv.weight(), self.conv.args(), &after);
+            return self.conv.forward_inference(input, &after);
         }
         let x = self.conv.forward(input)?;
         match (residual, relu) {

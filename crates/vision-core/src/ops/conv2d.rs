@@ -10,6 +10,7 @@
 pub(super) mod cuda;
 mod depthwise;
 pub(super) mod gemm;
+mod inference;
 pub(super) mod kernels;
 mod panels;
 mod product;
@@ -21,6 +22,7 @@ use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Shape, Tensor};
 
+pub use self::inference::{AfterConv, PackedConvWeight, conv2d_inference_nhwc};
 pub(super) use self::product::Epilogue;
 use super::support::{
     Float, check_device, check_dims, check_dtype, check_float, check_same_device, column_sums, cpu_slice,
@@ -189,72 +191,6 @@ pub fn conv2d_nhwc(
         }
     };
     FeatureMap::from_nhwc(out)
-}
-
-/// What [`conv2d_inference_nhwc`] does with the results of the convolution, in this order.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct AfterConv<'a> {
-    /// Factor of each output channel, `(O)`.
-    pub scale: Option<&'a Tensor>,
-    /// Added to each output channel, `(O)`.
-    pub shift: Option<&'a Tensor>,
-    /// Added, a map of the result's shape.
-    pub residual: Option<&'a FeatureMap>,
-    /// Whether negative results become 0.
-    pub relu: bool,
-}
-
-/// [`conv2d_nhwc`] without a gradient, with the operations that usually follow in the same pass.
-///
-/// # Errors
-/// As [`conv2d`], and if a tensor of `after` has another shape, type or device.
-pub fn conv2d_inference_nhwc(
-    input: &FeatureMap,
-    weight: &Tensor,
-    args: &Conv2dArgs,
-    after: &AfterConv<'_>,
-) -> Result<FeatureMap> {
-    let input = input.nhwc();
-    check_float("conv2d: input", input)?;
-    check_device("conv2d: input", input)?;
-    let geometry = Geometry::new(input, weight, args)?;
-    let (channels, output) = ([geometry.out_channels], geometry.output_dims());
-    let others: [(_, _, Option<&[usize]>); 4] = [
-        ("conv2d: weight", Some(weight), None),
-        ("conv2d: scale", after.scale, Some(&channels)),
-        ("conv2d: shift", after.shift, Some(&channels)),
-        ("conv2d: residual", after.residual.map(FeatureMap::nhwc), Some(&output)),
-    ];
-    for (what, tensor, dims) in others {
-        let Some(tensor) = tensor else { continue };
-        check_dtype(what, tensor, input.dtype())?;
-        check_same_device(what, tensor, input)?;
-        if let Some(dims) = dims {
-            check_dims(what, tensor, dims)?;
-        }
-    }
-    #[cfg(feature = "cuda")]
-    if input.device().is_cuda() {
-        let out = cuda::inference(&geometry, input, &weight.contiguous()?, after)?;
-        return FeatureMap::from_nhwc(crate::cuda::tensor(out, output.as_slice()));
-    }
-    let weight = match after.scale {
-        None => weight.contiguous()?,
-        Some(scale) => weight.detach().broadcast_mul(&scale.reshape((channels[0], 1, 1, 1))?)?,
-    };
-    let shift = after.shift.map(Tensor::contiguous).transpose()?;
-    let ((si, li), (sw, lw)) = (input.storage_and_layout(), weight.storage_and_layout());
-    let shift = shift.as_ref().map(Tensor::storage_and_layout);
-    let residual = after.residual.map(|map| map.nhwc().storage_and_layout());
-    dispatch_float!("conv2d: input", input.dtype(), T => {
-        let slice = |what: &str, (storage, layout)| storage_slice::<T>(what, storage, layout);
-        let shift = shift.as_ref().map(|(s, l)| slice("conv2d: shift", (&**s, *l))).transpose()?;
-        let residual = residual.as_ref().map(|(s, l)| slice("conv2d: residual", (&**s, *l))).transpose()?;
-        let (input, weight) = (slice("conv2d: input", (&*si, li))?, slice("conv2d: weight", (&*sw, lw))?);
-        let epilogue = Epilogue { bias: shift, residual, relu: after.relu };
-        let out = kernels::forward(&geometry, input, weight, epilogue);
-        FeatureMap::from_nhwc(Tensor::from_vec(out, output.as_slice(), &Device::Cpu)?)
-    })
 }
 
 struct Conv {

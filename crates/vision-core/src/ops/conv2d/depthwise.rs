@@ -46,13 +46,20 @@ pub(super) fn forward<T: Float>(
         let image = &input[row / height * image_len..(row / height + 1) * image_len];
         vectorised(|| {
             for (x, out) in out.chunks_exact_mut(c).enumerate() {
-                if let Some(bias) = epilogue.bias {
-                    out.copy_from_slice(bias);
-                }
                 let origin = [row % height * g.args.stride[0], x * g.args.stride[1]];
                 for (tap, weight) in taps.iter().zip(packed.chunks_exact(c)) {
                     if let Some(pixel) = seen(tap, origin, g.input) {
                         multiply_add(out, &image[pixel * c..(pixel + 1) * c], weight);
+                    }
+                }
+                if let Some(scale) = epilogue.scale {
+                    for (out, &s) in out.iter_mut().zip(scale) {
+                        *out *= s;
+                    }
+                }
+                if let Some(bias) = epilogue.bias {
+                    for (out, &b) in out.iter_mut().zip(bias) {
+                        *out += b;
                     }
                 }
                 if let Some(residual) = epilogue.residual {

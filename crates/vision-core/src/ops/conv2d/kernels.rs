@@ -60,6 +60,12 @@ fn output_grid(g: &Geometry) -> Grid {
     Grid { size: g.output, step: g.args.stride }
 }
 
+/// Weights `(O, C / groups, kh, kw)` as [`forward`] reads them; `None` if it reads them as they are. They do not depend
+/// on the size of the input.
+pub(super) fn pack<T: Float>(g: &Geometry, weight: &[T]) -> Option<Panels<T>> {
+    (!is_depthwise(g)).then(|| Panels::pack(g, &forward_taps(g), weight, false))
+}
+
 /// `(N, H, W, C)` and `(O, C / groups, kh, kw)` to `(N, OH, OW, O)`.
 pub(in crate::ops) fn forward<T: Float>(
     g: &Geometry,
@@ -67,21 +73,30 @@ pub(in crate::ops) fn forward<T: Float>(
     weight: &[T],
     epilogue: Epilogue<'_, T>,
 ) -> Vec<T> {
-    let taps = forward_taps(g);
-    if is_depthwise(g) {
-        return depthwise::forward(g, &taps, input, weight, epilogue);
+    match pack(g, weight) {
+        None => depthwise::forward(g, &forward_taps(g), input, weight, epilogue),
+        Some(panels) => forward_packed(g, input, &panels, epilogue),
     }
+}
+
+/// [`forward`] with weights from [`pack`].
+pub(super) fn forward_packed<T: Float>(
+    g: &Geometry,
+    input: &[T],
+    panels: &Panels<T>,
+    epilogue: Epilogue<'_, T>,
+) -> Vec<T> {
+    let taps = forward_taps(g);
     let (source, grid) = (input_source(g, input), output_grid(g));
     let padded = Padded::if_useful(&source, grid, &taps, g.groups());
     let windows = Windows::new(source, padded.as_ref(), grid, &taps, g.groups());
-    let panels = Panels::pack(g, &taps, weight, false);
     let count = g.batch * grid.area() * g.out_channels;
     let mut out = Vec::with_capacity(count);
     let place = Place { size: g.output, origin: [0, 0], step: [1, 1] };
     // SAFETY: `out` has room for `count` elements and is not used otherwise; the grid is the whole map, so all of
     // them are written.
     unsafe {
-        product(&windows, g.groups(), &panels, epilogue, Shared::new(out.as_mut_ptr()), place);
+        product(&windows, g.groups(), panels, epilogue, Shared::new(out.as_mut_ptr()), place);
         out.set_len(count);
     }
     out

@@ -21,7 +21,9 @@ pub(super) struct Place {
 /// What is done to a sum before it is written.
 #[derive(Clone, Copy)]
 pub(in crate::ops) struct Epilogue<'a, T> {
-    /// One number per result channel.
+    /// Factor of each result channel.
+    pub(in crate::ops) scale: Option<&'a [T]>,
+    /// Added to each result channel after that.
     pub(in crate::ops) bias: Option<&'a [T]>,
     /// A map like the result.
     pub(in crate::ops) residual: Option<&'a [T]>,
@@ -29,7 +31,7 @@ pub(in crate::ops) struct Epilogue<'a, T> {
 }
 
 impl<T> Epilogue<'_, T> {
-    pub(in crate::ops) const NONE: Self = Self { bias: None, residual: None, relu: false };
+    pub(in crate::ops) const NONE: Self = Self { scale: None, bias: None, residual: None, relu: false };
 }
 
 /// A buffer that several threads write, each its own elements.
@@ -84,8 +86,10 @@ pub(super) unsafe fn product<T: Float>(
     // Few pixels and many channels: panels are shared out as well.
     let parts = TASKS.div_ceil(blocks).min(per_group);
     let part = per_group.div_ceil(parts);
+    let scale = epilogue.scale.map(|scale| panels.pack_rows(groups, scale));
     let bias = epilogue.bias.map(|bias| panels.pack_rows(groups, bias));
-    let job = Job { windows, groups, panels, epilogue, bias: bias.as_deref(), out, place };
+    let (scale, bias) = (scale.as_deref(), bias.as_deref());
+    let job = Job { windows, groups, panels, epilogue, scale, bias, out, place };
     (0..blocks * parts).into_par_iter().for_each(|task| {
         let (start, first) = (task / parts * block, task % parts * part);
         let last = (first + part).min(per_group);
@@ -100,7 +104,8 @@ struct Job<'a, T> {
     groups: usize,
     panels: &'a Panels<T>,
     epilogue: Epilogue<'a, T>,
-    /// Filled up like the panels.
+    /// Both filled up like the panels.
+    scale: Option<&'a [T]>,
     bias: Option<&'a [T]>,
     out: Shared<T>,
     place: Place,
@@ -150,9 +155,12 @@ impl<T: Float> Job<'_, T> {
         let weights = &panels.data[from..from + panels.len];
         let first = panel * shape.columns;
         let columns = shape.columns.min(panels.outputs - first);
-        let bias = self.bias.map_or(std::ptr::null(), |bias| {
-            bias[(group * panels.per_group() + panel) * shape.columns..].as_ptr()
-        });
+        let row = |row: Option<&[T]>| {
+            row.map_or(std::ptr::null(), |row| {
+                row[(group * panels.per_group() + panel) * shape.columns..].as_ptr()
+            })
+        };
+        let (scale, bias) = (row(self.scale), row(self.bias));
         let mut part = Part { run: 0, runs: 0, offset: 0, len: 0 };
         loop {
             part = part.next(runs, len);
@@ -172,9 +180,10 @@ impl<T: Float> Job<'_, T> {
                 let finish = if ends {
                     let residuals =
                         if self.epilogue.residual.is_some() { residuals.as_ptr() } else { std::ptr::null() };
-                    Finish { bias, residuals, relu: self.epilogue.relu }
+                    Finish { scale, bias, residuals, relu: self.epilogue.relu }
                 } else {
-                    Finish { bias: std::ptr::null(), residuals: std::ptr::null(), relu: false }
+                    let null = std::ptr::null();
+                    Finish { scale: null, bias: null, residuals: std::ptr::null(), relu: false }
                 };
                 let tile = Tile {
                     inputs: inputs.as_ptr().wrapping_add((tile * runs + part.run) * shape.rows),
