@@ -278,6 +278,11 @@ pub(crate) fn count(x: usize) -> Arg<'static> {
     Arg::Count(u32::try_from(x).unwrap_or(u32::MAX))
 }
 
+/// A size as an `int`; what is larger is cut, as by [`count`].
+pub(crate) fn int(x: usize) -> Arg<'static> {
+    Arg::Int(i32::try_from(x).unwrap_or(i32::MAX))
+}
+
 /// A buffer of `len` zeros.
 pub(crate) fn zeros(device: &CudaDevice, dtype: DType, len: usize) -> Result<CudaStorage> {
     // The driver gives no memory of length zero.

@@ -8,8 +8,8 @@ use candle_core::{CudaDevice, CudaStorage, DType, Layout, Tensor};
 
 use super::{AfterConv, Geometry};
 use crate::cuda::{
-    Arg, Gemm, Kernels, Work, column_sums, count, empty, nothing, on_cuda, ptx, read_all, read_range, tensor,
-    write, write_range, zeros,
+    Arg, Gemm, Kernels, Work, column_sums, count, empty, int, nothing, on_cuda, ptx, read_all, read_range,
+    tensor, write, write_range, zeros,
 };
 use crate::error::Result;
 
@@ -66,11 +66,6 @@ macro_rules! launch {
             count(g.args.dilation[1]),
         ])
     }};
-}
-
-/// A size as an `int`; what is larger is cut, and then no tensor of that size exists.
-fn int(x: usize) -> Arg<'static> {
-    Arg::Int(i32::try_from(x).unwrap_or(i32::MAX))
 }
 
 impl Geometry {
@@ -183,7 +178,12 @@ fn read_optional<'a>(what: &str, part: Option<&Part<'a>>) -> Result<Arg<'a>> {
 }
 
 /// Applies what follows a convolution to `len` results.
-fn apply(after: &After<'_>, out: &mut CudaStorage, channels: usize, len: usize) -> Result<()> {
+pub(in crate::ops) fn apply(
+    after: &After<'_>,
+    out: &mut CudaStorage,
+    channels: usize,
+    len: usize,
+) -> Result<()> {
     if after.scale.is_none() && after.shift.is_none() && after.residual.is_none() && !after.relu {
         return Ok(());
     }
