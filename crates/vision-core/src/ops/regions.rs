@@ -10,7 +10,7 @@
 //! `(N, G * G, H, W, C / G^2)`.
 
 #[cfg(feature = "cuda")]
-mod cuda;
+pub(super) mod cuda;
 mod sum;
 mod taps;
 

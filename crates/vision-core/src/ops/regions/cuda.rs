@@ -14,14 +14,18 @@ use crate::error::Result;
 const KERNELS: Kernels = Kernels { name: "regions", ptx: ptx::REGIONS };
 
 /// Lists of numbered entries with factors, one after the other.
-struct Lists {
+pub(in crate::ops) struct Lists {
     start: CudaStorage,
     entries: CudaStorage,
     factors: CudaStorage,
 }
 
 impl Lists {
-    fn upload(device: &CudaDevice, dtype: DType, lists: &[Vec<(u32, f64)>]) -> Result<Self> {
+    pub(in crate::ops) fn upload(
+        device: &CudaDevice,
+        dtype: DType,
+        lists: &[Vec<(u32, f64)>],
+    ) -> Result<Self> {
         let mut start = vec![0u32];
         let mut total = 0;
         for list in lists {
@@ -36,7 +40,7 @@ impl Lists {
         })
     }
 
-    fn args(&self) -> Result<[Arg<'_>; 3]> {
+    pub(in crate::ops) fn args(&self) -> Result<[Arg<'_>; 3]> {
         Ok([
             read_all("regions: table", &self.start)?,
             read_all("regions: table", &self.entries)?,
@@ -139,4 +143,44 @@ pub(super) fn gradient(op: &WeightedSum, input: &Tensor, grad: &Tensor) -> Resul
     ];
     KERNELS.launch(device, "regions_gradient", dtype, Work::Elements(len), args)?;
     Ok(tensor(dx, input.dims()))
+}
+
+/// The weighted sum over one region for each picture, all channels alike: the map `x` of `batch` pictures of `sizes[0]`
+/// pixels, cells of `sizes[1]`.
+pub(in crate::ops) fn weighted_sum(
+    device: &CudaDevice,
+    dtype: DType,
+    x: Arg<'_>,
+    lists: &[Lists; 2],
+    batch: usize,
+    channels: usize,
+    [[height, width], [rows, columns]]: [[usize; 2]; 2],
+) -> Result<CudaStorage> {
+    let len = batch * rows * columns * channels;
+    let mut out = empty(device, dtype, len)?;
+    let images: Vec<u32> = (0..batch as u32).collect();
+    let images = upload(device, &images)?;
+    let ([a, b, c], [d, e, f]) = (lists[0].args()?, lists[1].args()?);
+    let args = [
+        x,
+        read_all("regions: images", &images)?,
+        a,
+        b,
+        c,
+        d,
+        e,
+        f,
+        write("regions: output", &mut out)?,
+        real(dtype, 0.0),
+        count(len),
+        count(height),
+        count(width),
+        count(channels),
+        count(rows),
+        count(columns),
+        count(1),
+        count(1),
+    ];
+    KERNELS.launch(device, "regions", dtype, Work::Elements(len), args)?;
+    Ok(out)
 }
