@@ -18,7 +18,7 @@ pub(crate) use self::gemm::Gemm;
 use crate::error::{Error, Result};
 
 /// The compiled kernels, one constant per file.
-#[allow(missing_docs, reason = "made by the build script")]
+#[allow(missing_docs, unreachable_pub, reason = "made by the build script")]
 pub(crate) mod ptx {
     include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 }

@@ -7,18 +7,18 @@ use super::Interpolate;
 use super::weights::Table;
 use crate::cuda::{on_cuda, read, read_storage, tensor};
 use crate::error::Result;
-use crate::ops::regions::cuda::{Lists, weighted_sum};
+use crate::ops::regions::cuda::{List, Lists, weighted_sum};
 use crate::ops::support::{Float, dispatch_float};
 
 /// The taps of every target pixel along one axis, once for each picture.
-fn lists<T: Float>(table: &Table<T>, batch: usize) -> Vec<Vec<(u32, f64)>> {
+fn lists<T: Float>(table: &Table<T>, batch: usize) -> Vec<List> {
     let taps =
         |at: usize| table.taps(at).iter().map(|&(pixel, weight)| (pixel as u32, weight.to_f64())).collect();
-    let one: Vec<Vec<(u32, f64)>> = (0..table.len()).map(taps).collect();
+    let one: Vec<List> = (0..table.len()).map(taps).collect();
     (0..batch).flat_map(|_| one.clone()).collect()
 }
 
-fn tables(op: &Interpolate, dtype: DType, transposed: bool) -> Result<[Vec<Vec<(u32, f64)>>; 2]> {
+fn tables(op: &Interpolate, dtype: DType, transposed: bool) -> Result<[Vec<List>; 2]> {
     dispatch_float!("interpolate: input", dtype, T => {
         let [y, x] = op.tables::<T>();
         let [rows, columns] = &op.axes;

@@ -13,7 +13,10 @@ use crate::error::Result;
 
 const KERNELS: Kernels = Kernels { name: "regions", ptx: ptx::REGIONS };
 
-/// Lists of numbered entries with factors, one after the other.
+/// Numbered entries with factors.
+pub(in crate::ops) type List = Vec<(u32, f64)>;
+
+/// Lists, one after the other.
 pub(in crate::ops) struct Lists {
     start: CudaStorage,
     entries: CudaStorage,
@@ -50,7 +53,7 @@ impl Lists {
 }
 
 /// The taps of `cells` cells.
-fn lists(taps: &Taps, cells: usize) -> Vec<Vec<(u32, f64)>> {
+fn lists(taps: &Taps, cells: usize) -> Vec<List> {
     (0..cells).map(|cell| taps.of(cell).to_vec()).collect()
 }
 
