@@ -18,7 +18,7 @@ pub(crate) use self::gemm::Gemm;
 use crate::error::{Error, Result};
 
 /// The compiled kernels, one constant per file.
-#[allow(missing_docs, reason = "made by the build script")]
+#[allow(missing_docs, unreachable_pub, reason = "made by the build script")]
 pub(crate) mod ptx {
     include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 }
@@ -276,6 +276,11 @@ pub(crate) fn real(dtype: DType, x: f64) -> Arg<'static> {
 /// A size as an `Index`; what is larger is cut, since no buffer of that size passes [`Kernels::launch`].
 pub(crate) fn count(x: usize) -> Arg<'static> {
     Arg::Count(u32::try_from(x).unwrap_or(u32::MAX))
+}
+
+/// A size as an `int`; what is larger is cut, as by [`count`].
+pub(crate) fn int(x: usize) -> Arg<'static> {
+    Arg::Int(i32::try_from(x).unwrap_or(i32::MAX))
 }
 
 /// A buffer of `len` zeros.

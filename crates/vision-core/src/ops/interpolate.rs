@@ -17,14 +17,20 @@
 //! pixels of the mixture then; the gradient does the same with transposed weights, so that nothing is
 //! scattered. PyTorch goes the other way round, which shows in the last bit.
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod weights;
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
 use self::weights::{Axis, Table};
-use super::support::{Float, check_cpu, check_float, cpu_slice, dispatch_float, storage_slice, vectorised};
+use super::support::{
+    Float, check_device, check_float, cpu_slice, dispatch_float, storage_slice, vectorised,
+};
 use crate::FeatureMap;
 use crate::error::{Error, Result};
 
@@ -92,7 +98,7 @@ pub fn interpolate_nhwc(input: &FeatureMap, to: ResizeTo, args: &InterpolateArgs
     let (batch, height, width, channels) = input.dims()?;
     let input = input.nhwc();
     check_float("interpolate: input", input)?;
-    check_cpu("interpolate: input", input)?;
+    check_device("interpolate: input", input)?;
     if args.mode == InterpolateMode::Nearest {
         for (name, given) in [("align_corners", args.align_corners), ("antialias", args.antialias)] {
             if given {
@@ -255,11 +261,21 @@ impl CustomOp1 for Interpolate {
         })
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, s: &CudaStorage, l: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
+        let shape = (self.batch, self.axes[0].output, self.axes[1].output, self.channels);
+        Ok((cuda::forward(self, s, l)?, Shape::from(shape)))
+    }
+
     fn bwd(&self, arg: &Tensor, _res: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         if !arg.track_op() {
             return Ok(None);
         }
         let grad = grad.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if grad.device().is_cuda() {
+            return Ok(Some(cuda::gradient(self, arg, &grad)?));
+        }
         let (s, l) = grad.storage_and_layout();
         dispatch_float!("interpolate: gradient", grad.dtype(), T => {
             let dx = self.backward(storage_slice::<T>("interpolate: gradient", &s, l)?);

@@ -1,0 +1,52 @@
+// Means of bins `floor(i H / OH)` to below `ceil((i + 1) H / OH)`, and their gradient as a sum over the bins of a pixel.
+#include "kernel.cuh"
+
+__device__ __forceinline__ Index bin_start(Index i, Index size, Index bins) { return i * size / bins; }
+__device__ __forceinline__ Index bin_end(Index i, Index size, Index bins) { return ((i + 1) * size + bins - 1) / bins; }
+
+template <typename T>
+__device__ void adaptive_avg_pool2d(const T* x, T* out, Index count, Index height, Index width, Index channels,
+                                    Index out_height, Index out_width) {
+    FOR_EACH(i, count) {
+        Index c = i % channels, rest = i / channels;
+        Index ox = rest % out_width;
+        rest /= out_width;
+        Index oy = rest % out_height;
+        const T* image = x + rest / out_height * height * width * channels + c;
+        Index y0 = bin_start(oy, height, out_height), y1 = bin_end(oy, height, out_height);
+        Index x0 = bin_start(ox, width, out_width), x1 = bin_end(ox, width, out_width);
+        double sum = 0;
+        for (Index y = y0; y < y1; ++y)
+            for (Index column = x0; column < x1; ++column) sum += image[(y * width + column) * channels];
+        out[i] = T(sum / double((y1 - y0) * (x1 - x0)));
+    }
+}
+
+template <typename T>
+__device__ void adaptive_avg_pool2d_gradient(const T* grad, T* dx, Index count, Index height, Index width,
+                                             Index channels, Index out_height, Index out_width) {
+    FOR_EACH(i, count) {
+        Index c = i % channels, rest = i / channels;
+        Index column = rest % width;
+        rest /= width;
+        Index y = rest % height;
+        const T* from = grad + rest / height * out_height * out_width * channels + c;
+        T sum = 0;
+        for (Index oy = y * out_height / height; oy < out_height && bin_start(oy, height, out_height) <= y; ++oy) {
+            Index rows = bin_end(oy, height, out_height) - bin_start(oy, height, out_height);
+            for (Index ox = column * out_width / width; ox < out_width && bin_start(ox, width, out_width) <= column; ++ox) {
+                Index columns = bin_end(ox, width, out_width) - bin_start(ox, width, out_width);
+                sum += from[(oy * out_width + ox) * channels] * T(1.0 / double(rows * columns));
+            }
+        }
+        dx[i] = sum;
+    }
+}
+
+EXPORT_FLOATS(adaptive_avg_pool2d,
+              (const T* x, T* out, Index count, Index height, Index width, Index channels, Index out_height, Index out_width),
+              (x, out, count, height, width, channels, out_height, out_width))
+EXPORT_FLOATS(adaptive_avg_pool2d_gradient,
+              (const T* grad, T* dx, Index count, Index height, Index width, Index channels, Index out_height,
+               Index out_width),
+              (grad, dx, count, height, width, channels, out_height, out_width))
