@@ -8,17 +8,21 @@
 //!
 //! How rows are shared out depends on the sizes only, so results do not depend on the number of threads.
 
+#[cfg(feature = "cuda")]
+mod cuda;
 pub(super) mod exp;
 mod kernels;
 
 use std::sync::OnceLock;
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Shape, Tensor};
 
 use self::kernels::{Problem, Softmax};
 use super::gather_scores::{check_bank, check_rows, check_scale};
-use super::support::{check_cpu, check_dtype, cpu_slice, dispatch_float, storage_slice};
+use super::support::{check_dtype, check_same_device, cpu_slice, dispatch_float, storage_slice};
 use crate::error::{Error, Result};
 
 /// Cross entropy of each feature's softmax over all bank rows, for features `(B, D)`, a bank `(n, D)` of
@@ -33,22 +37,32 @@ pub fn bank_cross_entropy(features: &Tensor, bank: &Tensor, target: &Tensor, sca
     let rows = check_bank("bank_cross_entropy", features, bank)?;
     check_scale("bank_cross_entropy", scale)?;
     check_dtype("bank_cross_entropy: target", target, DType::U32)?;
-    check_cpu("bank_cross_entropy: target", target)?;
+    check_same_device("bank_cross_entropy: target", target, features)?;
     let batch = features.dims()[0];
     if target.dims() != [batch] {
         return Err(Error::shape("bank_cross_entropy: target", format!("({batch},)"), target.dims()));
     }
     let target = target.contiguous()?;
     check_rows("bank_cross_entropy: target", &target, rows)?;
-    let op = BankCrossEntropy { target: target.to_vec1()?, scale, softmax: OnceLock::new() };
+    let op = BankCrossEntropy {
+        target: if target.device().is_cpu() { target.to_vec1()? } else { Vec::new() },
+        scale,
+        softmax: OnceLock::new(),
+        #[cfg(feature = "cuda")]
+        on_device: (target, OnceLock::new()),
+    };
     Ok(features.contiguous()?.apply_op2(&bank.detach().contiguous()?, op)?)
 }
 
 struct BankCrossEntropy {
+    /// On the CPU.
     target: Vec<u32>,
     scale: f64,
     /// Made by forward for backward: 16 bytes per feature.
     softmax: OnceLock<Vec<Softmax>>,
+    /// Target and what forward makes for backward, on a CUDA device.
+    #[cfg(feature = "cuda")]
+    on_device: (Tensor, OnceLock<cuda::Saved>),
 }
 
 impl CustomOp2 for BankCrossEntropy {
@@ -81,6 +95,21 @@ impl CustomOp2 for BankCrossEntropy {
         })
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        let (target, saved) = &self.on_device;
+        let (losses, made) = cuda::forward((s1, l1), (s2, l2), target, self.scale)?;
+        // As on the CPU.
+        let _ = saved.set(made);
+        Ok((losses, target.shape().clone()))
+    }
+
     fn bwd(
         &self,
         features: &Tensor,
@@ -90,6 +119,11 @@ impl CustomOp2 for BankCrossEntropy {
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
         if !features.track_op() {
             return Ok((None, None));
+        }
+        #[cfg(feature = "cuda")]
+        if let (target, Some(saved)) = (&self.on_device.0, self.on_device.1.get()) {
+            let df = cuda::gradient(saved, features, bank, target, &grad.contiguous()?, self.scale)?;
+            return Ok((Some(df), None));
         }
         let softmax = self.softmax.get().ok_or_else(|| {
             Error::argument("bank_cross_entropy", "backward was called without a forward pass on this device")

@@ -9,8 +9,10 @@ use candle_core::{DType, Tensor};
 
 use super::bank_cross_entropy::exp::Score;
 use super::cross_entropy::Reduction;
+#[cfg(feature = "cuda")]
+use super::pointwise_loss::cuda;
 use super::pointwise_loss::{BLOCK, PointLoss, check_pair, pointwise_loss};
-use super::support::{check_cpu, check_float};
+use super::support::{check_float, check_same_device};
 use crate::error::{Error, Result};
 
 /// Options of [`binary_cross_entropy_with_logits`]; the defaults are PyTorch's.
@@ -48,12 +50,17 @@ pub fn binary_cross_entropy_with_logits(
 const NAME: &str = "binary_cross_entropy_with_logits";
 
 /// Numbers that repeat along the elements of the input.
-struct Factor(Vec<f64>);
+struct Factor {
+    numbers: Vec<f64>,
+    /// Instead of the numbers, if the input is on a CUDA device; of its type.
+    #[cfg(feature = "cuda")]
+    on_device: Option<Tensor>,
+}
 
 impl Factor {
     fn new(what: &str, weight: &Tensor, input: &Tensor) -> Result<Self> {
         check_float(what, weight)?;
-        check_cpu(what, weight)?;
+        check_same_device(what, weight, input)?;
         if weight.track_op() {
             return Err(Error::argument(what, "weights get no gradient; detach them"));
         }
@@ -65,19 +72,30 @@ impl Factor {
             let wrong = |_| Error::shape(what, format!("{:?}, broadcast", input.dims()), weight.dims());
             weight.broadcast_as(input.shape()).map_err(wrong)?
         };
-        Ok(Self(weight.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?))
+        #[cfg(feature = "cuda")]
+        if input.device().is_cuda() {
+            // Nobody reads the factors of no elements, and the tensor library cannot convert them.
+            let empty = input.elem_count() == 0;
+            let on_device = if empty { None } else { Some(weight.to_dtype(input.dtype())?.contiguous()?) };
+            return Ok(Self { numbers: Vec::new(), on_device });
+        }
+        Ok(Self {
+            numbers: weight.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?,
+            #[cfg(feature = "cuda")]
+            on_device: None,
+        })
     }
 
     /// Writes the factors of the elements from number `first` on.
     fn fill<T: Score>(&self, first: usize, out: &mut [T]) {
-        if let [single] = self.0[..] {
+        if let [single] = self.numbers[..] {
             return out.fill(T::from_f64(single));
         }
-        let mut start = first % self.0.len().max(1);
+        let mut start = first % self.numbers.len().max(1);
         let mut rest = out;
-        while !rest.is_empty() && start < self.0.len() {
-            let (part, behind) = rest.split_at_mut(rest.len().min(self.0.len() - start));
-            for (out, &factor) in part.iter_mut().zip(&self.0[start..]) {
+        while !rest.is_empty() && start < self.numbers.len() {
+            let (part, behind) = rest.split_at_mut(rest.len().min(self.numbers.len() - start));
+            for (out, &factor) in part.iter_mut().zip(&self.numbers[start..]) {
                 *out = T::from_f64(factor);
             }
             (start, rest) = (0, behind);
@@ -208,6 +226,12 @@ impl PointLoss for Bce {
             }
         }
         self.weigh(first, out);
+    }
+
+    #[cfg(feature = "cuda")]
+    fn constants(&self) -> cuda::Constants {
+        let on_device = |factor: &Option<Factor>| factor.as_ref().and_then(|f| f.on_device.clone());
+        cuda::Constants { weight: on_device(&self.weight), pos_weight: on_device(&self.pos_weight), beta: 0. }
     }
 }
 

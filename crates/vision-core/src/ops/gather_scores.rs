@@ -5,11 +5,19 @@
 //! samples, 4,096 negatives and 128 dimensions; here forward writes `B K` scores and backward reads the
 //! rows again. The bank is a constant: it gets no gradient and no buffer for one.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::support::{Float, check_cpu, check_dtype, check_float, cpu_slice, dispatch_float, storage_slice};
+use super::support::{
+    Float, check_device, check_dtype, check_float, check_same_device, cpu_slice, dispatch_float,
+    storage_slice,
+};
 use crate::error::{Error, Result};
 
 /// `scale * <features[b], bank[index[b, k]]>` for features `(B, D)`, a bank `(n, D)` of the same float
@@ -23,7 +31,7 @@ use crate::error::{Error, Result};
 pub fn gather_scores(features: &Tensor, bank: &Tensor, index: &Tensor, scale: f64) -> Result<Tensor> {
     let rows = check_bank("gather_scores", features, bank)?;
     check_dtype("gather_scores: index", index, DType::U32)?;
-    check_cpu("gather_scores: index", index)?;
+    check_same_device("gather_scores: index", index, features)?;
     check_scale("gather_scores", scale)?;
     let batch = features.dims()[0];
     if index.rank() != 2 || index.dims()[0] != batch {
@@ -40,8 +48,8 @@ pub(super) fn check_bank(op: &str, features: &Tensor, bank: &Tensor) -> Result<u
     let (what_features, what_bank) = (format!("{op}: features"), format!("{op}: bank"));
     check_float(&what_features, features)?;
     check_dtype(&what_bank, bank, features.dtype())?;
-    check_cpu(&what_features, features)?;
-    check_cpu(&what_bank, bank)?;
+    check_device(&what_features, features)?;
+    check_same_device(&what_bank, bank, features)?;
     let [_, width] = features.dims() else {
         return Err(Error::shape(what_features, "(B, D)", features.dims()));
     };
@@ -62,15 +70,24 @@ pub(super) fn check_scale(op: &str, scale: f64) -> Result<()> {
 
 /// Checks that every element of a contiguous `u32` tensor is below `rows`.
 pub(super) fn check_rows(what: &str, index: &Tensor, rows: usize) -> Result<()> {
-    let (s, l) = index.storage_and_layout();
-    let index = storage_slice::<u32>(what, &s, l)?;
-    match index.iter().position(|&i| i as usize >= rows) {
+    match first_beyond(what, index, rows)? {
         None => Ok(()),
-        Some(position) => Err(Error::argument(
+        Some((position, row)) => Err(Error::argument(
             what,
-            format!("{} at position {position} is not a row of a bank of {rows}", index[position]),
+            format!("{row} at position {position} is not a row of a bank of {rows}"),
         )),
     }
+}
+
+/// The first position whose element is not below `rows`, and that element.
+fn first_beyond(what: &str, index: &Tensor, rows: usize) -> Result<Option<(usize, u32)>> {
+    #[cfg(feature = "cuda")]
+    if index.device().is_cuda() {
+        return cuda::first_beyond(what, index, rows);
+    }
+    let (s, l) = index.storage_and_layout();
+    let index = storage_slice::<u32>(what, &s, l)?;
+    Ok(index.iter().position(|&i| i as usize >= rows).map(|position| (position, index[position])))
 }
 
 struct GatherScores {
@@ -102,6 +119,19 @@ impl CustomOp3 for GatherScores {
         })
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+        s3: &CudaStorage,
+        l3: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        Ok((cuda::forward((s1, l1), (s2, l2), (s3, l3), self.scale)?, l3.shape().clone()))
+    }
+
     fn bwd(
         &self,
         features: &Tensor,
@@ -114,6 +144,10 @@ impl CustomOp3 for GatherScores {
             return Ok((None, None, None));
         }
         let grad = grad.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if grad.device().is_cuda() {
+            return Ok((Some(cuda::gradient(features, bank, index, &grad, self.scale)?), None, None));
+        }
         let ((vs, vl), (is, il), (gs, gl)) =
             (bank.storage_and_layout(), index.storage_and_layout(), grad.storage_and_layout());
         let (batch, width) = features.dims2()?;

@@ -7,30 +7,35 @@
 //! Repeated indices add up in the order of `k`, so results do not depend on the number of threads. The input
 //! gets the gradient of the output, the source that of the places it was added to.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::support::{
-    Float, check_cpu, check_dims, check_dtype, check_float, chunk_rows, cpu_slice, dispatch_float,
-    storage_slice,
+    Float, check_device, check_dims, check_dtype, check_float, check_same_device, chunk_rows, cpu_slice,
+    dispatch_float, storage_slice,
 };
 use crate::error::{Error, Result};
 
 /// `input` `(R, ...)` with row `k` of `source` `(K, ...)` added to row `index[k]`, where `index` is `(K)`, `u32`.
 ///
 /// # Errors
-/// If the input is a scalar or not of a float type on the CPU, if shapes or types do not fit, or if an index
+/// If the input is a scalar or not of a float type, if shapes, types or devices do not fit, or if an index
 /// is not below `R`.
 pub fn index_add(input: &Tensor, index: &Tensor, source: &Tensor) -> Result<Tensor> {
-    let rows = check_input("index_add", input)?;
+    check_input("index_add", input)?;
     let (&[count], [_, rest @ ..]) = (index.dims(), input.dims()) else {
         return Err(Error::shape("index_add: index", "(K)", index.dims()));
     };
     let dims: Vec<usize> = [count].iter().chain(rest).copied().collect();
     check_dims("index_add: source", source, &dims)?;
     let width = rest.iter().product();
-    let places = Places { index: checked("index_add", index, rows)?, columns: None, width };
+    let places = Places { index: checked("index_add", index, input)?, columns: None, width };
     run("index_add", input, source, places)
 }
 
@@ -42,7 +47,7 @@ pub fn index_add(input: &Tensor, index: &Tensor, source: &Tensor) -> Result<Tens
 /// # Errors
 /// As [`index_add`].
 pub fn scatter_add(input: &Tensor, index: &Tensor, source: &Tensor) -> Result<Tensor> {
-    let rows = check_input("scatter_add", input)?;
+    check_input("scatter_add", input)?;
     let (inner, outer) = (index.dims(), input.dims());
     if inner.len() != outer.len() || inner.iter().zip(outer).skip(1).any(|(inner, outer)| inner > outer) {
         let expected = format!("(K, ...) within {outer:?}");
@@ -51,7 +56,7 @@ pub fn scatter_add(input: &Tensor, index: &Tensor, source: &Tensor) -> Result<Te
     check_dims("scatter_add: source", source, inner)?;
     let (inner, outer) = (&inner[1..], &outer[1..]);
     let columns = (0..inner.iter().product()).map(|j| position(j, inner, outer)).collect();
-    let index = checked("scatter_add", index, rows)?;
+    let index = checked("scatter_add", index, input)?;
     let places = Places { index, columns: Some(columns), width: outer.iter().product() };
     run("scatter_add", input, source, places)
 }
@@ -67,19 +72,25 @@ fn position(mut j: usize, inner: &[usize], outer: &[usize]) -> usize {
     at
 }
 
-fn check_input(op: &str, input: &Tensor) -> Result<usize> {
+fn check_input(op: &str, input: &Tensor) -> Result<()> {
     let what = format!("{op}: input");
     check_float(&what, input)?;
-    check_cpu(&what, input)?;
-    input.dims().first().copied().ok_or_else(|| Error::shape(what, "(R, ...)", input.dims()))
+    check_device(&what, input)?;
+    if input.rank() == 0 { Err(Error::shape(what, "(R, ...)", input.dims())) } else { Ok(()) }
 }
 
-/// The indices, contiguous and each below `rows`.
-fn checked(op: &str, index: &Tensor, rows: usize) -> Result<Tensor> {
+/// The indices, contiguous on the CPU and each a row of the input.
+fn checked(op: &str, index: &Tensor, input: &Tensor) -> Result<Tensor> {
     let what = format!("{op}: index");
     check_dtype(&what, index, DType::U32)?;
-    check_cpu(&what, index)?;
-    let index = index.contiguous()?;
+    check_same_device(&what, index, input)?;
+    let rows = input.dims()[0];
+    // An empty tensor has nothing to copy between devices, which some of them do not forgive.
+    let index = if index.elem_count() == 0 {
+        Tensor::zeros(index.shape(), DType::U32, &Device::Cpu)?
+    } else {
+        index.contiguous()?.to_device(&Device::Cpu)?
+    };
     let (s, l) = index.storage_and_layout();
     let values = storage_slice::<u32>(&what, &s, l)?;
     let beyond = values.par_iter().with_min_len(1 << 14).position_first(|&row| row as usize >= rows);
@@ -92,14 +103,14 @@ fn checked(op: &str, index: &Tensor, rows: usize) -> Result<Tensor> {
 }
 
 fn run(name: &'static str, input: &Tensor, source: &Tensor, places: Places) -> Result<Tensor> {
-    check_cpu(&format!("{name}: source"), source)?;
+    check_same_device(&format!("{name}: source"), source, input)?;
     check_dtype(&format!("{name}: source"), source, input.dtype())?;
     Ok(input.contiguous()?.apply_op2(&source.contiguous()?, AddAt { name, places })?)
 }
 
 /// Where the elements of the source go.
 struct Places {
-    /// A row per source row or, with `columns`, per source element: contiguous `u32`.
+    /// A row per source row or, with `columns`, per source element: contiguous `u32` on the CPU.
     index: Tensor,
     /// Of `scatter_add`: the column of the output for each column of the source.
     columns: Option<Vec<usize>>,
@@ -215,6 +226,19 @@ impl CustomOp2 for AddAt {
         })
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        let (s, l) = self.places.index.storage_and_layout();
+        let index = storage_slice::<u32>(self.name, &s, l)?;
+        Ok((cuda::add(&self.places, index, (s1, l1), (s2, l2))?, l1.shape().clone()))
+    }
+
     fn bwd(
         &self,
         input: &Tensor,
@@ -230,6 +254,10 @@ impl CustomOp2 for AddAt {
         let (s, l) = grad.storage_and_layout();
         let (is, il) = self.places.index.storage_and_layout();
         let index = storage_slice::<u32>(self.name, &is, il)?;
+        #[cfg(feature = "cuda")]
+        if grad.device().is_cuda() {
+            return Ok((of_input, Some(cuda::gather(&self.places, index, &grad, source)?)));
+        }
         dispatch_float!(format!("{}: gradient", self.name), grad.dtype(), T => {
             let grad = storage_slice::<T>(self.name, &s, l)?;
             let of_source = self.places.gather(index, grad, source.elem_count());

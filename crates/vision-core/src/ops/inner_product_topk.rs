@@ -5,13 +5,16 @@
 //! `Q x n` of a full similarity matrix. Every tile has the same size, short ones are padded: a score is
 //! then the same to the last bit however queries and rows are grouped.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 use std::cmp::Ordering;
 
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
 use super::conv2d::gemm::{Matrix, multiply};
-use super::support::{Float, check_cpu, check_float, dispatch_float, storage_slice};
+use super::support::{Float, check_device, check_float, check_same_device, dispatch_float, storage_slice};
 use crate::error::{Error, Result};
 
 /// Queries per tile.
@@ -49,7 +52,8 @@ pub fn inner_product_topk(queries: &Tensor, rows: &Tensor, k: usize) -> Result<(
     for (name, tensor) in [("queries", queries), ("rows", rows)] {
         let what = format!("{OP}: {name}");
         check_float(&what, tensor)?;
-        check_cpu(&what, tensor)?;
+        check_device(&what, tensor)?;
+        check_same_device(&what, tensor, queries)?;
     }
     if queries.dtype() != rows.dtype() {
         return Err(Error::Dtype {
@@ -66,6 +70,10 @@ pub fn inner_product_topk(queries: &Tensor, rows: &Tensor, k: usize) -> Result<(
         ));
     }
     let (queries, rows) = (queries.contiguous()?, rows.contiguous()?);
+    #[cfg(feature = "cuda")]
+    if queries.device().is_cuda() {
+        return cuda::search(&queries, &rows, k);
+    }
     dispatch_float!(OP, queries.dtype(), T => {
         let (query_storage, query_layout) = queries.storage_and_layout();
         let (row_storage, row_layout) = rows.storage_and_layout();
@@ -76,13 +84,17 @@ pub fn inner_product_topk(queries: &Tensor, rows: &Tensor, k: usize) -> Result<(
             k,
         );
         if let Some(query) = hits.iter().position(|hits| hits.iter().any(|hit| hit.score.is_nan())) {
-            return Err(Error::argument(format!("{OP}: queries"), format!("a score of query {query} is NaN")));
+            return Err(nan_score(query));
         }
         let scores: Vec<T> = hits.iter().flatten().map(|hit| hit.score).collect();
         let index: Vec<u32> = hits.iter().flatten().map(|hit| hit.row).collect();
         let device = queries.device();
         Ok((Tensor::from_vec(scores, (q, k), device)?, Tensor::from_vec(index, (q, k), device)?))
     })
+}
+
+fn nan_score(query: usize) -> Error {
+    Error::argument("inner_product_topk: queries", format!("a score of query {query} is NaN"))
 }
 
 #[derive(Clone, Copy)]

@@ -4,6 +4,9 @@
 //! `bank[y] = u / ||u||`. As in the released code of instance discrimination (Wu et al., 2018), where
 //! several rows of a batch with the same index had an undefined result: here they follow each other.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 use std::any::Any;
 use std::collections::BTreeMap;
 
@@ -11,7 +14,7 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Tensor};
 
 use super::gather_scores::{check_bank, check_rows};
-use super::support::{Float, check_cpu, check_dtype, dispatch_float, storage_slice};
+use super::support::{Float, check_dtype, check_same_device, dispatch_float, storage_slice};
 use crate::error::{Error, Result};
 
 /// Updates the rows `index` `(B,)` (`u32`) of a contiguous bank `(n, D)` in place with features `(B, D)`.
@@ -26,7 +29,7 @@ use crate::error::{Error, Result};
 pub fn momentum_update_rows(bank: &Tensor, index: &Tensor, features: &Tensor, momentum: f64) -> Result<()> {
     let rows = check_bank("momentum_update_rows", features, bank)?;
     check_dtype("momentum_update_rows: index", index, DType::U32)?;
-    check_cpu("momentum_update_rows: index", index)?;
+    check_same_device("momentum_update_rows: index", index, features)?;
     let batch = features.dims()[0];
     if index.dims() != [batch] {
         return Err(Error::shape("momentum_update_rows: index", format!("({batch},)"), index.dims()));
@@ -43,6 +46,10 @@ pub fn momentum_update_rows(bank: &Tensor, index: &Tensor, features: &Tensor, mo
     }
     let (index, features) = (index.contiguous()?, features.contiguous()?);
     check_rows("momentum_update_rows: index", &index, rows)?;
+    #[cfg(feature = "cuda")]
+    if bank.device().is_cuda() {
+        return cuda::update(bank, &index, &features, momentum);
+    }
     dispatch_float!("momentum_update_rows: bank", bank.dtype(), T => {
         let rows = {
             let ((vs, vl), (is, il), (fs, fl)) =
@@ -77,16 +84,20 @@ fn new_rows<T: Float>(
         let mixed: Vec<f64> = row.iter().zip(feature).map(mix).collect();
         let norm = mixed.iter().map(|u| u * u).sum::<f64>().sqrt();
         if !(norm.is_finite() && norm > 0.) {
-            return Err(Error::argument(
-                "momentum_update_rows",
-                format!("batch row {b} would give bank row {y} a norm of {norm}; the bank is unchanged"),
-            ));
+            return Err(bad_norm(b, y, norm));
         }
         for (v, u) in row.iter_mut().zip(mixed) {
             *v = T::from_f64(u / norm);
         }
     }
     Ok(rows)
+}
+
+fn bad_norm(b: usize, y: u32, norm: f64) -> Error {
+    Error::argument(
+        "momentum_update_rows",
+        format!("batch row {b} would give bank row {y} a norm of {norm}; the bank is unchanged"),
+    )
 }
 
 /// Writes whole rows of a contiguous matrix.

@@ -1,12 +1,19 @@
 //! Plumbing of losses that are a function of one input and one target element.
 
+#[cfg(feature = "cuda")]
+pub(super) mod cuda;
+
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::bank_cross_entropy::exp::Score;
 use super::cross_entropy::Reduction;
-use super::support::{check_cpu, check_float, cpu_slice, dispatch_float, storage_slice, vectorised};
+use super::support::{
+    check_device, check_float, check_same_device, cpu_slice, dispatch_float, storage_slice, vectorised,
+};
 use crate::error::{Error, Result};
 
 /// A loss per element. Slices hold the elements from number `first` on and have one length, at most [`BLOCK`].
@@ -23,6 +30,10 @@ pub(super) trait PointLoss: Send + Sync + 'static {
 
     /// `scale` times the derivatives of the losses by `t`.
     fn target_slopes<T: Score>(&self, first: usize, x: &[T], t: &[T], scale: T, out: &mut [T]);
+
+    /// What the kernels `NAME_each`, `NAME_sums` and `NAME_gradient` get.
+    #[cfg(feature = "cuda")]
+    fn constants(&self) -> cuda::Constants;
 }
 
 /// Elements treated together.
@@ -40,12 +51,12 @@ pub(super) fn pointwise_loss<L: PointLoss>(
     Ok(input.contiguous()?.apply_op2(&target.contiguous()?, LossOp { loss, reduction })?)
 }
 
-/// Fails unless both tensors are of one float type and shape, on the CPU.
+/// Fails unless both tensors are of one float type and shape, on one device.
 pub(super) fn check_pair(op: &str, input: &Tensor, target: &Tensor) -> Result<()> {
     check_float(&format!("{op}: input"), input)?;
-    check_cpu(&format!("{op}: input"), input)?;
+    check_device(&format!("{op}: input"), input)?;
     let what = format!("{op}: target");
-    check_cpu(&what, target)?;
+    check_same_device(&what, target, input)?;
     if target.dims() != input.dims() {
         return Err(Error::shape(what, format!("{:?}", input.dims()), target.dims()));
     }
@@ -156,6 +167,17 @@ impl<L: PointLoss> CustomOp2 for LossOp<L> {
         })
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        Ok(cuda::forward(self, (s1, l1), (s2, l2))?)
+    }
+
     fn bwd(
         &self,
         input: &Tensor,
@@ -164,6 +186,13 @@ impl<L: PointLoss> CustomOp2 for LossOp<L> {
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if grad.device().is_cuda() {
+            let gradient = |like: &Tensor, of_target| {
+                like.track_op().then(|| cuda::gradient(self, input, target, &grad, of_target)).transpose()
+            };
+            return Ok((gradient(input, false)?, gradient(target, true)?));
+        }
         let (xs, xl) = input.storage_and_layout();
         let (ts, tl) = target.storage_and_layout();
         let (gs, gl) = grad.storage_and_layout();

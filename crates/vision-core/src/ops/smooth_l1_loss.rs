@@ -8,6 +8,8 @@ use candle_core::Tensor;
 
 use super::bank_cross_entropy::exp::Score;
 use super::cross_entropy::Reduction;
+#[cfg(feature = "cuda")]
+use super::pointwise_loss::cuda;
 use super::pointwise_loss::{PointLoss, check_pair, pointwise_loss};
 use crate::error::{Error, Result};
 
@@ -82,6 +84,11 @@ impl PointLoss for SmoothL1 {
     #[allow(clippy::inline_always, reason = "must be compiled with the features of `vectorised`")]
     fn target_slopes<T: Score>(&self, _first: usize, x: &[T], t: &[T], scale: T, out: &mut [T]) {
         self.slopes(x, t, -scale, out);
+    }
+
+    #[cfg(feature = "cuda")]
+    fn constants(&self) -> cuda::Constants {
+        cuda::Constants { beta: self.beta, ..Default::default() }
     }
 }
 

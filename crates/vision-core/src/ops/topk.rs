@@ -4,12 +4,15 @@
 //! index, and NaN is an error instead of being the largest number. Rows are scanned once with a threshold
 //! and a buffer of `2 k` candidates, so a row of millions of elements is neither copied nor sorted.
 
+#[cfg(feature = "cuda")]
+pub(super) mod cuda;
+
 use std::cmp::Ordering;
 
 use candle_core::{D, Device, Tensor};
 use rayon::prelude::*;
 
-use super::support::{Float, check_cpu, check_float, dispatch_float, storage_slice};
+use super::support::{Float, check_device, check_float, dispatch_float, storage_slice};
 use crate::error::{Error, Result};
 
 /// Values and indices (`u32`) of the `k` largest elements of the last dimension, or of the smallest if
@@ -18,11 +21,11 @@ use crate::error::{Error, Result};
 /// If the input takes part in a graph, so do the values (they are gathered from it); indices never do.
 ///
 /// # Errors
-/// If the input is a scalar, not of a float type or not on the CPU, if `k` is more than the row length, or
+/// If the input is a scalar, not of a float type or on a device without kernels, if `k` is more than the row length, or
 /// if an element is NaN.
 pub fn topk(input: &Tensor, k: usize, largest: bool) -> Result<(Tensor, Tensor)> {
     check_float("topk: input", input)?;
-    check_cpu("topk: input", input)?;
+    check_device("topk: input", input)?;
     let Some(&len) = input.dims().last() else {
         return Err(Error::shape("topk: input", "(..., n)", input.dims()));
     };
@@ -37,6 +40,13 @@ pub fn topk(input: &Tensor, k: usize, largest: bool) -> Result<(Tensor, Tensor)>
         *last = k;
     }
     let input = input.contiguous()?;
+    #[cfg(feature = "cuda")]
+    if input.device().is_cuda() {
+        let (values, indices) = cuda::topk(&input, len, k, largest, &dims)?;
+        // The tensor library cannot gather nothing there.
+        let graph = input.track_op() && values.elem_count() > 0;
+        return Ok((if graph { input.gather(&indices, D::Minus1)? } else { values }, indices));
+    }
     let (indices, values) = {
         let (s, l) = input.storage_and_layout();
         dispatch_float!("topk: input", input.dtype(), T => {
@@ -50,6 +60,10 @@ pub fn topk(input: &Tensor, k: usize, largest: bool) -> Result<(Tensor, Tensor)>
     Ok((values, indices))
 }
 
+fn nan_at(row: usize, i: usize) -> Error {
+    Error::argument("topk: input", format!("element {i} of row {row} is NaN"))
+}
+
 /// Values and indices of all rows, one after the other.
 fn select<T: Float>(x: &[T], len: usize, k: usize, largest: bool) -> Result<(Vec<T>, Vec<u32>)> {
     if len == 0 {
@@ -60,7 +74,7 @@ fn select<T: Float>(x: &[T], len: usize, k: usize, largest: bool) -> Result<(Vec
         .enumerate()
         .map(|(row, x)| {
             if let Some(i) = x.iter().position(|v| v.is_nan()) {
-                return Err(Error::argument("topk: input", format!("element {i} of row {row} is NaN")));
+                return Err(nan_at(row, i));
             }
             Ok(if largest { select_row(x, k, |a, b| a > b) } else { select_row(x, k, |a, b| a < b) })
         })
