@@ -6,6 +6,7 @@
 
 mod column_sums;
 mod gemm;
+mod samples;
 
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::driver::{CudaView, CudaViewMut, LaunchConfig, PushKernelArg};
@@ -15,6 +16,7 @@ use candle_core::{CudaDevice, CudaStorage, DType, Layout, Shape, Storage, Tensor
 
 pub(crate) use self::column_sums::{WIDE, column_sums, parts};
 pub(crate) use self::gemm::Gemm;
+pub(crate) use self::samples::Samples;
 use crate::error::{Error, Result};
 
 /// The compiled kernels, one constant per file.
@@ -313,6 +315,20 @@ pub(crate) fn empty(device: &CudaDevice, dtype: DType, len: usize) -> Result<Cud
 pub(crate) fn upload(device: &CudaDevice, numbers: &[u32]) -> Result<CudaStorage> {
     let slice = if numbers.is_empty() { device.alloc_zeros(1)? } else { device.clone_htod(numbers)? };
     Ok(CudaStorage { slice: CudaStorageSlice::U32(slice), device: device.clone() })
+}
+
+/// Two numbers for each row, then two for each column of a map of `sizes`, on the device.
+///
+/// What is too large for 32 bits is cut: it belongs to no pixel of a buffer that passes [`Kernels::launch`].
+pub(crate) fn upload_pairs(
+    device: &CudaDevice,
+    sizes: [usize; 2],
+    pair: impl Fn(usize, usize) -> [usize; 2],
+) -> Result<CudaStorage> {
+    let pairs = (0..2).flat_map(|axis| (0..sizes[axis]).map(move |index| (axis, index)));
+    let numbers = pairs.flat_map(|(axis, index)| pair(axis, index));
+    let numbers: Vec<u32> = numbers.map(|x| u32::try_from(x).unwrap_or(u32::MAX)).collect();
+    upload(device, &numbers)
 }
 
 /// A table of factors of a host, on the device in the element type `dtype`.
