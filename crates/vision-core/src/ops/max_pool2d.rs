@@ -4,13 +4,18 @@
 //! would start in the far padding is dropped. Among equal maxima the first in row-major order gets the whole
 //! gradient, and NaN wins over numbers.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 use std::sync::OnceLock;
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::support::{Float, check_cpu, check_float, cpu_slice, dispatch_float, storage_slice};
+use super::support::{Float, check_device, check_float, cpu_slice, dispatch_float, storage_slice};
 use crate::FeatureMap;
 use crate::error::{Error, Result};
 
@@ -46,8 +51,8 @@ impl Default for Pool2dArgs {
 /// Maximum of each window of `input`, `(N, C, H, W)`, as `(N, C, OH, OW)`.
 ///
 /// # Errors
-/// If the input is not a `f32` or `f64` tensor of rank 4 on the CPU, a kernel size, stride or dilation is 0,
-/// the padding exceeds half of the window, or no window fits.
+/// If the input is not a `f32` or `f64` tensor of rank 4 on a device with kernels, a kernel size, stride or
+/// dilation is 0, the padding exceeds half of the window, or no window fits.
 pub fn max_pool2d(input: &Tensor, args: &Pool2dArgs) -> Result<Tensor> {
     if input.rank() != 4 {
         return Err(Error::shape("max_pool2d: input", "(N, C, H, W)", input.dims()));
@@ -63,7 +68,7 @@ pub fn max_pool2d_nhwc(input: &FeatureMap, args: &Pool2dArgs) -> Result<FeatureM
     let (batch, height, width, channels) = input.dims()?;
     let input = input.nhwc();
     check_float("max_pool2d: input", input)?;
-    check_cpu("max_pool2d: input", input)?;
+    check_device("max_pool2d: input", input)?;
     let windows = |size, axis| pool_windows("max_pool2d", size, args, axis);
     let output = [windows(height, 0)?, windows(width, 1)?];
     if height.checked_mul(width).is_none_or(|area| area >= OUTSIDE as usize) {
@@ -77,6 +82,8 @@ pub fn max_pool2d_nhwc(input: &FeatureMap, args: &Pool2dArgs) -> Result<FeatureM
         channels,
         keep: input.track_op(),
         argmax: OnceLock::new(),
+        #[cfg(feature = "cuda")]
+        argmax_cuda: OnceLock::new(),
     };
     FeatureMap::from_nhwc(input.apply_op1(op)?)
 }
@@ -130,6 +137,9 @@ struct MaxPool {
     keep: bool,
     /// Input pixel, counted within the image, that each output element came from.
     argmax: OnceLock<Vec<u32>>,
+    /// The same on a CUDA device.
+    #[cfg(feature = "cuda")]
+    argmax_cuda: OnceLock<CudaStorage>,
 }
 
 impl MaxPool {
@@ -243,7 +253,20 @@ impl CustomOp1 for MaxPool {
         })
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, s: &CudaStorage, l: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
+        let (out, argmax) = cuda::forward(self, s, l)?;
+        if let Some(argmax) = argmax {
+            let _ = self.argmax_cuda.set(argmax);
+        }
+        Ok((out, Shape::from((self.batch, self.output[0], self.output[1], self.channels))))
+    }
+
     fn bwd(&self, arg: &Tensor, _res: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        #[cfg(feature = "cuda")]
+        if let (true, Some(argmax)) = (arg.track_op(), self.argmax_cuda.get()) {
+            return Ok(Some(cuda::gradient(self, argmax, &grad.contiguous()?)?));
+        }
         let (true, Some(argmax)) = (arg.track_op(), self.argmax.get()) else {
             return Ok(None);
         };
