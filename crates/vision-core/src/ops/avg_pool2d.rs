@@ -5,14 +5,21 @@
 //! the number of padded pixels in it (`count_include_pad`) or of input pixels. Sizes and `ceil_mode` are those
 //! of [`super::max_pool2d`]: a window that would start in the far padding is dropped.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 use std::ops::Range;
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::max_pool2d::{Pool2dArgs, pool_windows};
-use super::support::{Float, check_cpu, check_float, cpu_slice, dispatch_float, storage_slice, vectorised};
+use super::support::{
+    Float, check_device, check_float, cpu_slice, dispatch_float, storage_slice, vectorised,
+};
 use crate::FeatureMap;
 use crate::error::{Error, Result};
 
@@ -57,8 +64,8 @@ impl Default for AvgPool2dArgs {
 /// Mean of each window of `input`, `(N, C, H, W)`, as `(N, C, OH, OW)`.
 ///
 /// # Errors
-/// If the input is not a `f32` or `f64` tensor of rank 4 on the CPU, a kernel size, stride or the divisor is
-/// 0, the padding exceeds half of the window, or no window fits.
+/// If the input is not a `f32` or `f64` tensor of rank 4 on a device with kernels, a kernel size, stride or the
+/// divisor is 0, the padding exceeds half of the window, or no window fits.
 pub fn avg_pool2d(input: &Tensor, args: &AvgPool2dArgs) -> Result<Tensor> {
     if input.rank() != 4 {
         return Err(Error::shape("avg_pool2d: input", "(N, C, H, W)", input.dims()));
@@ -74,7 +81,7 @@ pub fn avg_pool2d_nhwc(input: &FeatureMap, args: &AvgPool2dArgs) -> Result<Featu
     let (batch, height, width, channels) = input.dims()?;
     let input = input.nhwc();
     check_float("avg_pool2d: input", input)?;
-    check_cpu("avg_pool2d: input", input)?;
+    check_device("avg_pool2d: input", input)?;
     if args.divisor_override == Some(0) {
         return Err(Error::argument("avg_pool2d: divisor_override", "must not be 0"));
     }
@@ -220,11 +227,21 @@ impl CustomOp1 for AvgPool {
         })
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, s: &CudaStorage, l: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
+        let shape = (self.batch, self.output[0], self.output[1], self.channels);
+        Ok((cuda::forward(self, s, l)?, Shape::from(shape)))
+    }
+
     fn bwd(&self, arg: &Tensor, _res: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         if !arg.track_op() {
             return Ok(None);
         }
         let grad = grad.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if grad.device().is_cuda() {
+            return Ok(Some(cuda::gradient(self, &grad)?));
+        }
         let (s, l) = grad.storage_and_layout();
         dispatch_float!("avg_pool2d: gradient", grad.dtype(), T => {
             let dx = self.backward(storage_slice::<T>("avg_pool2d: gradient", &s, l)?);
