@@ -3,18 +3,23 @@
 //! Bin `i` of `n` along an axis of `size` pixels holds the pixels from `floor(i * size / n)` up to
 //! `ceil((i + 1) * size / n)`, as in PyTorch; neighbouring bins may share a pixel.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::support::{Float, check_cpu, check_float, cpu_slice, dispatch_float, storage_slice};
+use super::support::{Float, check_device, check_float, cpu_slice, dispatch_float, storage_slice};
 use crate::FeatureMap;
 use crate::error::{Error, Result};
 
 /// Averages `input`, `(N, C, H, W)`, into `(N, C, output_size[0], output_size[1])`.
 ///
 /// # Errors
-/// If the input is not a `f32` or `f64` tensor of rank 4 on the CPU or has no pixels.
+/// If the input is not a `f32` or `f64` tensor of rank 4 on a device with kernels or has no pixels.
 pub fn adaptive_avg_pool2d(input: &Tensor, output_size: [usize; 2]) -> Result<Tensor> {
     if input.rank() != 4 {
         return Err(Error::shape("adaptive_avg_pool2d: input", "(N, C, H, W)", input.dims()));
@@ -30,7 +35,7 @@ pub fn adaptive_avg_pool2d_nhwc(input: &FeatureMap, output_size: [usize; 2]) -> 
     let (batch, height, width, channels) = input.dims()?;
     let input = input.nhwc();
     check_float("adaptive_avg_pool2d: input", input)?;
-    check_cpu("adaptive_avg_pool2d: input", input)?;
+    check_device("adaptive_avg_pool2d: input", input)?;
     if height == 0 || width == 0 {
         return Err(Error::shape("adaptive_avg_pool2d: input", "at least one pixel", input.dims()));
     }
@@ -137,11 +142,21 @@ impl CustomOp1 for AdaptiveAvgPool {
         })
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, s: &CudaStorage, l: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
+        let shape = (self.batch, self.output[0], self.output[1], self.channels);
+        Ok((cuda::forward(self, s, l)?, Shape::from(shape)))
+    }
+
     fn bwd(&self, arg: &Tensor, _res: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         if !arg.track_op() {
             return Ok(None);
         }
         let grad = grad.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if grad.device().is_cuda() {
+            return Ok(Some(cuda::gradient(self, &grad)?));
+        }
         let (s, l) = grad.storage_and_layout();
         dispatch_float!("adaptive_avg_pool2d: gradient", grad.dtype(), T => {
             let dx = self.backward(storage_slice::<T>("adaptive_avg_pool2d: gradient", &s, l)?);
