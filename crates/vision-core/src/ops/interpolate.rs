@@ -17,14 +17,20 @@
 //! pixels of the mixture then; the gradient does the same with transposed weights, so that nothing is
 //! scattered. PyTorch goes the other way round, which shows in the last bit.
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod weights;
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
 use self::weights::{Axis, Table};
-use super::support::{Float, check_cpu, check_float, cpu_slice, dispatch_float, storage_slice, vectorised};
+use super::support::{
+    Float, check_device, check_float, cpu_slice, dispatch_float, storage_slice, vectorised,
+};
 use crate::FeatureMap;
 use crate::error::{Error, Result};
 
@@ -74,9 +80,9 @@ impl InterpolateArgs {
 /// Resizes `input`, `(N, C, H, W)`, to `(N, C, OH, OW)`.
 ///
 /// # Errors
-/// If the input is not a `f32` or `f64` tensor of rank 4 on the CPU, input or output have no pixels, a factor
-/// is not a positive finite number, the output is too large for memory, or nearest interpolation is combined
-/// with an option of bilinear.
+/// If the input is not a `f32` or `f64` tensor of rank 4 on a device with kernels, input or output have no
+/// pixels, a factor is not a positive finite number, the output is too large for memory, or nearest
+/// interpolation is combined with an option of bilinear.
 pub fn interpolate(input: &Tensor, to: ResizeTo, args: &InterpolateArgs) -> Result<Tensor> {
     if input.rank() != 4 {
         return Err(Error::shape("interpolate: input", "(N, C, H, W)", input.dims()));
@@ -92,7 +98,7 @@ pub fn interpolate_nhwc(input: &FeatureMap, to: ResizeTo, args: &InterpolateArgs
     let (batch, height, width, channels) = input.dims()?;
     let input = input.nhwc();
     check_float("interpolate: input", input)?;
-    check_cpu("interpolate: input", input)?;
+    check_device("interpolate: input", input)?;
     if args.mode == InterpolateMode::Nearest {
         for (name, given) in [("align_corners", args.align_corners), ("antialias", args.antialias)] {
             if given {
@@ -155,6 +161,12 @@ impl Interpolate {
         })
     }
 
+    /// The tables from output to input.
+    fn transposed<T: Float>(&self) -> [Table<T>; 2] {
+        let ([rows, columns], [y, x]) = (&self.axes, self.tables());
+        [y.transposed(rows.input), x.transposed(columns.input)]
+    }
+
     fn forward<T: Float>(&self, input: &[T]) -> Vec<T> {
         let [rows, columns] = &self.axes;
         let mut out = vec![T::ZERO; self.batch * rows.output * columns.output * self.channels];
@@ -168,9 +180,7 @@ impl Interpolate {
         let [rows, columns] = &self.axes;
         let mut out = vec![T::ZERO; self.batch * rows.input * columns.input * self.channels];
         if !out.is_empty() {
-            let [y, x] = self.tables();
-            let tables = [y.transposed(rows.input), x.transposed(columns.input)];
-            mix(&tables, self.channels, [rows.output, columns.output], grad, &mut out);
+            mix(&self.transposed(), self.channels, [rows.output, columns.output], grad, &mut out);
         }
         out
     }
@@ -255,11 +265,21 @@ impl CustomOp1 for Interpolate {
         })
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, s: &CudaStorage, l: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
+        let shape = (self.batch, self.axes[0].output, self.axes[1].output, self.channels);
+        Ok((cuda::forward(self, s, l)?, Shape::from(shape)))
+    }
+
     fn bwd(&self, arg: &Tensor, _res: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         if !arg.track_op() {
             return Ok(None);
         }
         let grad = grad.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if grad.device().is_cuda() {
+            return Ok(Some(cuda::gradient(self, &grad)?));
+        }
         let (s, l) = grad.storage_and_layout();
         dispatch_float!("interpolate: gradient", grad.dtype(), T => {
             let dx = self.backward(storage_slice::<T>("interpolate: gradient", &s, l)?);
