@@ -168,6 +168,12 @@ impl Key {
         }
     }
 
+    /// The two halves of the key and the domain of [`Key::mask_words`], for kernels that make the same words.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn mask_counter(self) -> [u32; 3] {
+        [self.0 as u32, (self.0 >> 32) as u32, domain::MASK]
+    }
+
     fn derive(self, payload: u64, domain: u32) -> Self {
         Self(join(half(self.block(payload, 0, domain), 0)))
     }

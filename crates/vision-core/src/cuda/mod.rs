@@ -20,7 +20,7 @@ pub(crate) use self::samples::Samples;
 use crate::error::{Error, Result};
 
 /// The compiled kernels, one constant per file.
-#[allow(missing_docs, reason = "made by the build script")]
+#[allow(missing_docs, unreachable_pub, reason = "made by the build script")]
 pub(crate) mod ptx {
     include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 }
@@ -280,6 +280,11 @@ pub(crate) fn count(x: usize) -> Arg<'static> {
     Arg::Count(u32::try_from(x).unwrap_or(u32::MAX))
 }
 
+/// A size as an `int`; what is larger is cut, as by [`count`].
+pub(crate) fn int(x: usize) -> Arg<'static> {
+    Arg::Int(i32::try_from(x).unwrap_or(i32::MAX))
+}
+
 /// A buffer of `len` zeros.
 pub(crate) fn zeros(device: &CudaDevice, dtype: DType, len: usize) -> Result<CudaStorage> {
     // The driver gives no memory of length zero.
@@ -315,20 +320,6 @@ pub(crate) fn empty(device: &CudaDevice, dtype: DType, len: usize) -> Result<Cud
 pub(crate) fn upload(device: &CudaDevice, numbers: &[u32]) -> Result<CudaStorage> {
     let slice = if numbers.is_empty() { device.alloc_zeros(1)? } else { device.clone_htod(numbers)? };
     Ok(CudaStorage { slice: CudaStorageSlice::U32(slice), device: device.clone() })
-}
-
-/// Two numbers for each row, then two for each column of a map of `sizes`, on the device.
-///
-/// What is too large for 32 bits is cut: it belongs to no pixel of a buffer that passes [`Kernels::launch`].
-pub(crate) fn upload_pairs(
-    device: &CudaDevice,
-    sizes: [usize; 2],
-    pair: impl Fn(usize, usize) -> [usize; 2],
-) -> Result<CudaStorage> {
-    let pairs = (0..2).flat_map(|axis| (0..sizes[axis]).map(move |index| (axis, index)));
-    let numbers = pairs.flat_map(|(axis, index)| pair(axis, index));
-    let numbers: Vec<u32> = numbers.map(|x| u32::try_from(x).unwrap_or(u32::MAX)).collect();
-    upload(device, &numbers)
 }
 
 /// A table of factors of a host, on the device in the element type `dtype`.

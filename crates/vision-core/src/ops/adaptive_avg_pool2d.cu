@@ -1,67 +1,42 @@
-// Mean over bins that cover the map, and its gradient. Sums are doubles: a bin may be a whole map.
+// Means of bins `floor(i H / OH)` to below `ceil((i + 1) H / OH)`, and their gradient as a sum over the bins of a pixel.
 #include "kernel.cuh"
 
-// `bins` has the range of pixels of each row of bins, then of each column. A thread makes a result.
+__device__ __forceinline__ Index bin_start(Index i, Index size, Index bins) { return i * size / bins; }
+__device__ __forceinline__ Index bin_end(Index i, Index size, Index bins) { return ((i + 1) * size + bins - 1) / bins; }
+
 template <typename T>
-__device__ void adaptive_avg_pool2d(const T* x, const Index* bins, T* y, Index height, Index width, Index channels,
-                                    Index out_height, Index out_width, Index count) {
+__device__ void adaptive_avg_pool2d(const T* x, T* out, Index count, Index height, Index width, Index channels,
+                                    Index out_height, Index out_width) {
     FOR_EACH(i, count) {
         Index c = i % channels, rest = i / channels;
-        const Index* columns = bins + 2 * (out_height + rest % out_width);
+        Index ox = rest % out_width;
         rest /= out_width;
-        const Index* rows = bins + 2 * (rest % out_height);
+        Index oy = rest % out_height;
         const T* image = x + rest / out_height * height * width * channels + c;
+        Index y0 = bin_start(oy, height, out_height), y1 = bin_end(oy, height, out_height);
+        Index x0 = bin_start(ox, width, out_width), x1 = bin_end(ox, width, out_width);
         double sum = 0;
-        for (Index row = rows[0]; row < rows[1]; ++row)
-            for (Index column = columns[0]; column < columns[1]; ++column)
-                sum += double(image[(row * width + column) * channels]);
-        y[i] = T(sum / double((rows[1] - rows[0]) * (columns[1] - columns[0])));
+        for (Index y = y0; y < y1; ++y)
+            for (Index column = x0; column < x1; ++column) sum += image[(y * width + column) * channels];
+        out[i] = T(sum / double((y1 - y0) * (x1 - x0)));
     }
 }
 
-// The same for large bins: a block shares the pixels of a bin out among its warps, 32 channels at a time.
 template <typename T>
-__device__ void adaptive_avg_pool2d_wide(const T* x, const Index* bins, T* y, Index height, Index width,
-                                         Index channels, Index out_height, Index out_width) {
-    __shared__ double sums[THREADS];
-    Index c = blockIdx.y * 32 + threadIdx.x % 32, rest = blockIdx.x;
-    const Index* columns = bins + 2 * (out_height + rest % out_width);
-    rest /= out_width;
-    const Index* rows = bins + 2 * (rest % out_height);
-    Index wide = columns[1] - columns[0], area = (rows[1] - rows[0]) * wide;
-    double sum = 0;
-    if (c < channels) {
-        const T* image = x + rest / out_height * height * width * channels + c;
-        for (Index pixel = threadIdx.x / 32; pixel < area; pixel += THREADS / 32) {
-            Index row = rows[0] + pixel / wide, column = columns[0] + pixel % wide;
-            sum += double(image[(row * width + column) * channels]);
-        }
-    }
-    sums[threadIdx.x] = sum;
-    __syncthreads();
-    if (threadIdx.x >= 32 || c >= channels) return;
-    for (Index other = threadIdx.x + 32; other < THREADS; other += 32) sum += sums[other];
-    y[blockIdx.x * channels + c] = T(sum / double(area));
-}
-
-// `pixels` has the range of bins that each row and then each column of pixels lies in.
-template <typename T>
-__device__ void adaptive_avg_pool2d_gradient(const T* dy, const Index* pixels, const Index* bins, T* dx,
-                                             Index height, Index width, Index channels, Index out_height,
-                                             Index out_width, Index count) {
+__device__ void adaptive_avg_pool2d_gradient(const T* grad, T* dx, Index count, Index height, Index width,
+                                             Index channels, Index out_height, Index out_width) {
     FOR_EACH(i, count) {
         Index c = i % channels, rest = i / channels;
-        const Index* columns = pixels + 2 * (height + rest % width);
+        Index column = rest % width;
         rest /= width;
-        const Index* rows = pixels + 2 * (rest % height);
-        const T* grad = dy + rest / height * out_height * out_width * channels + c;
+        Index y = rest % height;
+        const T* from = grad + rest / height * out_height * out_width * channels + c;
         T sum = 0;
-        for (Index oy = rows[0]; oy < rows[1]; ++oy) {
-            Index high = bins[2 * oy + 1] - bins[2 * oy];
-            for (Index ox = columns[0]; ox < columns[1]; ++ox) {
-                const Index* bin = bins + 2 * (out_height + ox);
-                T share = T(1.0 / double(high * (bin[1] - bin[0])));
-                sum += grad[(oy * out_width + ox) * channels] * share;
+        for (Index oy = y * out_height / height; oy < out_height && bin_start(oy, height, out_height) <= y; ++oy) {
+            Index rows = bin_end(oy, height, out_height) - bin_start(oy, height, out_height);
+            for (Index ox = column * out_width / width; ox < out_width && bin_start(ox, width, out_width) <= column; ++ox) {
+                Index columns = bin_end(ox, width, out_width) - bin_start(ox, width, out_width);
+                sum += from[(oy * out_width + ox) * channels] * T(1.0 / double(rows * columns));
             }
         }
         dx[i] = sum;
@@ -69,14 +44,9 @@ __device__ void adaptive_avg_pool2d_gradient(const T* dy, const Index* pixels, c
 }
 
 EXPORT_FLOATS(adaptive_avg_pool2d,
-              (const T* x, const Index* bins, T* y, Index height, Index width, Index channels, Index out_height,
-               Index out_width, Index count),
-              (x, bins, y, height, width, channels, out_height, out_width, count))
-EXPORT_FLOATS(adaptive_avg_pool2d_wide,
-              (const T* x, const Index* bins, T* y, Index height, Index width, Index channels, Index out_height,
-               Index out_width),
-              (x, bins, y, height, width, channels, out_height, out_width))
+              (const T* x, T* out, Index count, Index height, Index width, Index channels, Index out_height, Index out_width),
+              (x, out, count, height, width, channels, out_height, out_width))
 EXPORT_FLOATS(adaptive_avg_pool2d_gradient,
-              (const T* dy, const Index* pixels, const Index* bins, T* dx, Index height, Index width, Index channels,
-               Index out_height, Index out_width, Index count),
-              (dy, pixels, bins, dx, height, width, channels, out_height, out_width, count))
+              (const T* grad, T* dx, Index count, Index height, Index width, Index channels, Index out_height,
+               Index out_width),
+              (grad, dx, count, height, width, channels, out_height, out_width))

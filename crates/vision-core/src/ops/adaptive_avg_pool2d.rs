@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 /// Averages `input`, `(N, C, H, W)`, into `(N, C, output_size[0], output_size[1])`.
 ///
 /// # Errors
-/// If the input is not a `f32` or `f64` tensor of rank 4 on a device with kernels or has no pixels.
+/// If the input is not a `f32` or `f64` tensor of rank 4 on the CPU or has no pixels.
 pub fn adaptive_avg_pool2d(input: &Tensor, output_size: [usize; 2]) -> Result<Tensor> {
     if input.rank() != 4 {
         return Err(Error::shape("adaptive_avg_pool2d: input", "(N, C, H, W)", input.dims()));
@@ -155,7 +155,7 @@ impl CustomOp1 for AdaptiveAvgPool {
         let grad = grad.contiguous()?;
         #[cfg(feature = "cuda")]
         if grad.device().is_cuda() {
-            return Ok(Some(cuda::gradient(self, &grad)?));
+            return Ok(Some(cuda::gradient(self, arg, &grad)?));
         }
         let (s, l) = grad.storage_and_layout();
         dispatch_float!("adaptive_avg_pool2d: gradient", grad.dtype(), T => {

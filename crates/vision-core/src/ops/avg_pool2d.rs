@@ -64,8 +64,8 @@ impl Default for AvgPool2dArgs {
 /// Mean of each window of `input`, `(N, C, H, W)`, as `(N, C, OH, OW)`.
 ///
 /// # Errors
-/// If the input is not a `f32` or `f64` tensor of rank 4 on a device with kernels, a kernel size, stride or the
-/// divisor is 0, the padding exceeds half of the window, or no window fits.
+/// If the input is not a `f32` or `f64` tensor of rank 4 on the CPU, a kernel size, stride or the divisor is
+/// 0, the padding exceeds half of the window, or no window fits.
 pub fn avg_pool2d(input: &Tensor, args: &AvgPool2dArgs) -> Result<Tensor> {
     if input.rank() != 4 {
         return Err(Error::shape("avg_pool2d: input", "(N, C, H, W)", input.dims()));
@@ -240,7 +240,7 @@ impl CustomOp1 for AvgPool {
         let grad = grad.contiguous()?;
         #[cfg(feature = "cuda")]
         if grad.device().is_cuda() {
-            return Ok(Some(cuda::gradient(self, &grad)?));
+            return Ok(Some(cuda::gradient(self, arg, &grad)?));
         }
         let (s, l) = grad.storage_and_layout();
         dispatch_float!("avg_pool2d: gradient", grad.dtype(), T => {

@@ -27,8 +27,13 @@ impl BoxExtent {
 
 /// Fails unless `boxes` is a `(N, 4)` tensor of a float type on the CPU; returns `N`.
 pub(crate) fn check_boxes(what: &str, boxes: &Tensor) -> Result<usize> {
-    check_float(what, boxes)?;
     check_cpu(what, boxes)?;
+    check_box_dims(what, boxes)
+}
+
+/// [`check_boxes`] without a word on the device.
+pub(super) fn check_box_dims(what: &str, boxes: &Tensor) -> Result<usize> {
+    check_float(what, boxes)?;
     match boxes.dims() {
         &[count, 4] if u32::try_from(count).is_ok() => Ok(count),
         &[_, 4] => Err(Error::shape(what, "fewer than 2^32 boxes", boxes.dims())),

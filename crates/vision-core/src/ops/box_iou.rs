@@ -9,12 +9,19 @@
 //! Both sets get gradients. Where two coordinates are equal, each gets half of the gradient of their minimum
 //! or maximum, and a side of exactly zero passes none, as PyTorch's `max` and `clamp` do.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::box_columns::{area, check_boxes, columns};
-use super::support::{Float, chunk_rows, cpu_slice, dispatch_float, storage_slice, vectorised};
+use super::box_columns::{area, check_box_dims, columns};
+use super::support::{
+    Float, check_device, check_same_device, chunk_rows, cpu_slice, dispatch_float, storage_slice, vectorised,
+};
 use crate::error::{Error, Result};
 
 /// Intersection over union of `boxes1` `(N, 4)` with `boxes2` `(M, 4)`, as `(N, M)`.
@@ -35,8 +42,10 @@ pub fn generalized_box_iou(boxes1: &Tensor, boxes2: &Tensor) -> Result<Tensor> {
 }
 
 fn overlap<const GENERALIZED: bool>(name: &'static str, boxes1: &Tensor, boxes2: &Tensor) -> Result<Tensor> {
-    check_boxes(&format!("{name}: boxes1"), boxes1)?;
-    check_boxes(&format!("{name}: boxes2"), boxes2)?;
+    check_box_dims(&format!("{name}: boxes1"), boxes1)?;
+    check_box_dims(&format!("{name}: boxes2"), boxes2)?;
+    check_device(&format!("{name}: boxes1"), boxes1)?;
+    check_same_device(&format!("{name}: boxes2"), boxes2, boxes1)?;
     if boxes1.dtype() != boxes2.dtype() {
         let (what, expected) = (format!("{name}: boxes2"), format!("{:?}", boxes1.dtype()));
         return Err(Error::Dtype { what, expected, got: boxes2.dtype() });
@@ -69,6 +78,18 @@ impl<const GENERALIZED: bool> CustomOp2 for Overlap<GENERALIZED> {
         })
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        let out = cuda::forward((s1, l1), (s2, l2), GENERALIZED)?;
+        Ok((out, Shape::from((l1.dims()[0], l2.dims()[0]))))
+    }
+
     fn bwd(
         &self,
         boxes1: &Tensor,
@@ -78,6 +99,13 @@ impl<const GENERALIZED: bool> CustomOp2 for Overlap<GENERALIZED> {
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
         let wanted = (boxes1.track_op(), boxes2.track_op());
         let grad = grad.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if grad.device().is_cuda() {
+            let columns = boxes2.dims()[0];
+            let first = || cuda::gradient(boxes1, boxes2, &grad, GENERALIZED, [columns, 1]);
+            let second = || cuda::gradient(boxes2, boxes1, &grad, GENERALIZED, [1, columns]);
+            return Ok((wanted.0.then(first).transpose()?, wanted.1.then(second).transpose()?));
+        }
         let (s1, l1) = boxes1.storage_and_layout();
         let (s2, l2) = boxes2.storage_and_layout();
         let (gs, gl) = grad.storage_and_layout();

@@ -7,10 +7,10 @@
 //!
 //! Differentiable in the picture (TensorFlow's gradient of the boxes is not there). Boxes must be finite.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::regions::{Grid, Taps, WeightedSum, check_map, rounded};
-use super::support::{check_cpu, check_dims, check_dtype};
+use super::support::{check_dims, check_dtype, check_same_device};
 use crate::FeatureMap;
 use crate::error::{Error, Result};
 
@@ -60,11 +60,12 @@ pub fn crop_and_resize(
         return Err(Error::argument("crop_and_resize: crop_size", problem));
     }
     check_dtype("crop_and_resize: boxes", boxes, image.nhwc().dtype())?;
-    check_cpu("crop_and_resize: boxes", boxes)?;
+    check_same_device("crop_and_resize: boxes", boxes, image.nhwc())?;
     if boxes.rank() != 2 || boxes.dims()[1] != 4 {
         return Err(Error::shape("crop_and_resize: boxes", "(K, 4)", boxes.dims()));
     }
-    let boxes: Vec<f64> = boxes.detach().flatten_all()?.to_dtype(DType::F64)?.to_vec1()?;
+    let boxes: Vec<f64> =
+        boxes.detach().to_device(&Device::Cpu)?.flatten_all()?.to_dtype(DType::F64)?.to_vec1()?;
     if let Some(at) = boxes.iter().position(|side| !side.is_finite()) {
         let problem = format!("box {} contains {}", at / 4, boxes[at]);
         return Err(Error::argument("crop_and_resize: boxes", problem));
@@ -107,7 +108,7 @@ pub fn crop_and_resize(
     let op = WeightedSum {
         name: "crop_and_resize",
         grid: Grid { input: dims, cells: args.crop_size, group_size: [1, 1], runs: 1 },
-        images: images(box_ind, boxes.len() / 4, dims[0])?,
+        images: images(box_ind, boxes.len() / 4, image.nhwc())?,
         rows: axis(0),
         columns: axis(1),
         fill: args.extrapolation_value,
@@ -116,10 +117,11 @@ pub fn crop_and_resize(
 }
 
 /// The picture of each of `count` boxes.
-fn images(box_ind: &Tensor, count: usize, batch: usize) -> Result<Vec<usize>> {
+fn images(box_ind: &Tensor, count: usize, map: &Tensor) -> Result<Vec<usize>> {
+    let batch = map.dims()[0];
     let what = "crop_and_resize: box_ind";
     check_dims(what, box_ind, &[count])?;
-    check_cpu(what, box_ind)?;
+    check_same_device(what, box_ind, map)?;
     if !matches!(box_ind.dtype(), DType::U32 | DType::I64) {
         return Err(Error::Dtype {
             what: what.to_owned(),
@@ -127,7 +129,7 @@ fn images(box_ind: &Tensor, count: usize, batch: usize) -> Result<Vec<usize>> {
             got: box_ind.dtype(),
         });
     }
-    let numbers: Vec<i64> = box_ind.to_dtype(DType::I64)?.to_vec1()?;
+    let numbers: Vec<i64> = box_ind.to_device(&Device::Cpu)?.to_dtype(DType::I64)?.to_vec1()?;
     let image = |(k, image): (usize, i64)| {
         usize::try_from(image).ok().filter(|&image| image < batch).ok_or_else(|| {
             Error::argument(what, format!("box {k} is of picture {image}, the batch has {batch}"))

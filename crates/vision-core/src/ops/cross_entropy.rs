@@ -6,13 +6,18 @@
 //! the sum by the sum of `w_y` over the positions that count; without any such position it is NaN (0 / 0)
 //! with a gradient of zero, as in PyTorch. Logarithms are taken of shifted sums, so no logit overflows.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 use std::sync::OnceLock;
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::support::{Float, check_cpu, check_float, cpu_slice, dispatch_float, storage_slice};
+use super::support::{Float, check_device, check_float, cpu_slice, dispatch_float, storage_slice};
 use crate::error::{Error, Result};
 
 /// How the losses of the positions become the result.
@@ -54,7 +59,7 @@ impl Default for CrossEntropyArgs {
 /// smoothing is out of range, or if the weight takes part in a graph.
 pub fn cross_entropy(logits: &Tensor, target: &Tensor, args: &CrossEntropyArgs) -> Result<Tensor> {
     check_float("cross_entropy: logits", logits)?;
-    check_cpu("cross_entropy: logits", logits)?;
+    check_device("cross_entropy: logits", logits)?;
     let [n, classes, rest @ ..] = logits.dims() else {
         return Err(Error::shape("cross_entropy: logits", "(N, C, ...)", logits.dims()));
     };
@@ -73,6 +78,8 @@ pub fn cross_entropy(logits: &Tensor, target: &Tensor, args: &CrossEntropyArgs) 
         reduction: args.reduction,
         smoothing: args.label_smoothing,
         saved: OnceLock::new(),
+        #[cfg(feature = "cuda")]
+        device_saved: OnceLock::new(),
     };
     Ok(logits.contiguous()?.apply_op1(op)?)
 }
@@ -130,6 +137,9 @@ struct CrossEntropy {
     smoothing: f64,
     /// Made by forward for backward: 16 bytes per position.
     saved: OnceLock<Saved>,
+    /// The same on a CUDA device.
+    #[cfg(feature = "cuda")]
+    device_saved: OnceLock<cuda::Saved>,
 }
 
 struct Saved {
@@ -165,9 +175,21 @@ impl CustomOp1 for CrossEntropy {
         })
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, s: &CudaStorage, l: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
+        let (out, saved) = cuda::forward(self, s, l)?;
+        let _ = self.device_saved.set(saved);
+        let shape = if self.reduction == Reduction::None { self.target_dims.clone() } else { Vec::new() };
+        Ok((out, shape.into()))
+    }
+
     fn bwd(&self, arg: &Tensor, _res: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         if !arg.track_op() {
             return Ok(None);
+        }
+        #[cfg(feature = "cuda")]
+        if let Some(saved) = self.device_saved.get() {
+            return Ok(Some(cuda::gradient(self, saved, arg, &grad.contiguous()?)?));
         }
         let saved = self.saved.get().ok_or_else(|| {
             Error::argument("cross_entropy", "backward was called without a forward pass on this device")

@@ -7,21 +7,26 @@
 //! As in PyTorch a dropped element is multiplied by zero (infinity becomes NaN), `p = 0` is the identity, and
 //! `p = 1` drops everything.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::support::{Float, check_cpu, check_float, cpu_slice, dispatch_float, vectorised};
+use super::support::{Float, check_device, check_float, cpu_slice, dispatch_float, vectorised};
 use crate::error::{Error, Result};
 use crate::rng::{Key, MASK_WORDS};
 
 /// `input`, `f32` or `f64` of any shape, with each element dropped with probability `p` as `key` says.
 ///
 /// # Errors
-/// If the input is not a float tensor on the CPU or `p` is not in `[0, 1]`.
+/// If the input is not a float tensor, lies on a device without kernels, or `p` is not in `[0, 1]`.
 pub fn dropout(input: &Tensor, p: f64, key: Key) -> Result<Tensor> {
     check_float("dropout: input", input)?;
-    check_cpu("dropout: input", input)?;
+    check_device("dropout: input", input)?;
     check_probability("dropout", p)?;
     if p == 0. {
         return Ok(input.clone());
@@ -50,11 +55,19 @@ struct Dropout {
 }
 
 impl Dropout {
+    /// Factor of the elements that stay.
+    fn scale(&self) -> f64 {
+        if self.p < 1. { 1. / (1. - self.p) } else { 0. }
+    }
+
+    /// Elements with a word below this are dropped; the largest word for a `p` close to 1.
+    fn threshold(&self) -> u32 {
+        (self.p * 2_f64.powi(32)).round() as u32
+    }
+
     fn apply<T: Float>(&self, x: &[T]) -> Vec<T> {
         let mut y = vec![T::ZERO; x.len()];
-        let scale = if self.p < 1. { T::from_f64(1. / (1. - self.p)) } else { T::ZERO };
-        // Saturates at the largest word for a `p` close to 1.
-        let threshold = (self.p * 2_f64.powi(32)).round() as u32;
+        let (scale, threshold) = (T::from_f64(self.scale()), self.threshold());
         y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).enumerate().for_each(|(chunk, (y, x))| {
             let first = chunk * (CHUNK / MASK_WORDS);
             let mut words = [0; BLOCK];
@@ -87,6 +100,11 @@ impl CustomOp1 for Dropout {
             let y = self.apply(cpu_slice::<T>("dropout: input", s, l)?);
             Ok((T::to_cpu_storage_owned(y), l.shape().clone()))
         })
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, s: &CudaStorage, l: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
+        Ok((cuda::apply(self, s, l)?, l.shape().clone()))
     }
 
     fn bwd(&self, arg: &Tensor, _res: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {

@@ -80,9 +80,9 @@ impl InterpolateArgs {
 /// Resizes `input`, `(N, C, H, W)`, to `(N, C, OH, OW)`.
 ///
 /// # Errors
-/// If the input is not a `f32` or `f64` tensor of rank 4 on a device with kernels, input or output have no
-/// pixels, a factor is not a positive finite number, the output is too large for memory, or nearest
-/// interpolation is combined with an option of bilinear.
+/// If the input is not a `f32` or `f64` tensor of rank 4 on the CPU, input or output have no pixels, a factor
+/// is not a positive finite number, the output is too large for memory, or nearest interpolation is combined
+/// with an option of bilinear.
 pub fn interpolate(input: &Tensor, to: ResizeTo, args: &InterpolateArgs) -> Result<Tensor> {
     if input.rank() != 4 {
         return Err(Error::shape("interpolate: input", "(N, C, H, W)", input.dims()));
@@ -161,12 +161,6 @@ impl Interpolate {
         })
     }
 
-    /// The tables from output to input.
-    fn transposed<T: Float>(&self) -> [Table<T>; 2] {
-        let ([rows, columns], [y, x]) = (&self.axes, self.tables());
-        [y.transposed(rows.input), x.transposed(columns.input)]
-    }
-
     fn forward<T: Float>(&self, input: &[T]) -> Vec<T> {
         let [rows, columns] = &self.axes;
         let mut out = vec![T::ZERO; self.batch * rows.output * columns.output * self.channels];
@@ -180,7 +174,9 @@ impl Interpolate {
         let [rows, columns] = &self.axes;
         let mut out = vec![T::ZERO; self.batch * rows.input * columns.input * self.channels];
         if !out.is_empty() {
-            mix(&self.transposed(), self.channels, [rows.output, columns.output], grad, &mut out);
+            let [y, x] = self.tables();
+            let tables = [y.transposed(rows.input), x.transposed(columns.input)];
+            mix(&tables, self.channels, [rows.output, columns.output], grad, &mut out);
         }
         out
     }
@@ -278,7 +274,7 @@ impl CustomOp1 for Interpolate {
         let grad = grad.contiguous()?;
         #[cfg(feature = "cuda")]
         if grad.device().is_cuda() {
-            return Ok(Some(cuda::gradient(self, &grad)?));
+            return Ok(Some(cuda::gradient(self, arg, &grad)?));
         }
         let (s, l) = grad.storage_and_layout();
         dispatch_float!("interpolate: gradient", grad.dtype(), T => {

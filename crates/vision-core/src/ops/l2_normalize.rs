@@ -4,11 +4,18 @@
 //! released code of instance discrimination (Wu et al., 2018) has no `eps` and returns NaN for a zero
 //! vector; `eps = 0` does the same here. Norms are accumulated in `f64`.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::support::{Float, check_cpu, check_float, chunk_rows, cpu_slice, dispatch_float, storage_slice};
+use super::support::{
+    Float, check_device, check_float, chunk_rows, cpu_slice, dispatch_float, storage_slice,
+};
 use crate::error::{Error, Result};
 
 /// The smallest norm [`l2_normalize`] divides by, unless told otherwise.
@@ -19,10 +26,10 @@ pub const L2_EPS: f64 = 1e-12;
 /// Where the norm is below `eps` the gradient is that of a division by the constant `eps`.
 ///
 /// # Errors
-/// If the tensor is a scalar, not of a float type or not on the CPU, or `eps` is negative or not finite.
+/// If the tensor is a scalar, not of a float type or on a device without kernels, or `eps` is negative or not finite.
 pub fn l2_normalize(input: &Tensor, eps: f64) -> Result<Tensor> {
     check_float("l2_normalize: input", input)?;
-    check_cpu("l2_normalize: input", input)?;
+    check_device("l2_normalize: input", input)?;
     if input.rank() == 0 {
         return Err(Error::shape("l2_normalize: input", "(..., D)", input.dims()));
     }
@@ -49,12 +56,22 @@ impl CustomOp1 for L2Normalize {
         })
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, s: &CudaStorage, l: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
+        let width = l.dims().last().copied().unwrap_or(1);
+        Ok((cuda::forward(s, l, width, self.eps)?, l.shape().clone()))
+    }
+
     fn bwd(&self, arg: &Tensor, res: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         if !arg.track_op() {
             return Ok(None);
         }
         let grad = grad.contiguous()?;
         let width = arg.dims().last().copied().unwrap_or(1);
+        #[cfg(feature = "cuda")]
+        if grad.device().is_cuda() {
+            return Ok(Some(cuda::gradient(arg, res, &grad, width, self.eps)?));
+        }
         let ((xs, xl), (ys, yl), (gs, gl)) =
             (arg.storage_and_layout(), res.storage_and_layout(), grad.storage_and_layout());
         dispatch_float!("l2_normalize: gradient", arg.dtype(), T => {

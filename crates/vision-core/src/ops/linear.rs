@@ -4,14 +4,19 @@
 //! `(..., out)`. Only the gradients that somebody asked for are computed. Work is cut into blocks whose
 //! size does not depend on the number of threads, so neither do the results.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::conv2d::gemm::{Matrix, multiply};
 use super::support::{
-    Float, check_cpu, check_dims, check_dtype, check_float, column_sums, cpu_slice, dispatch_float,
-    storage_slice,
+    Float, check_device, check_dims, check_dtype, check_float, check_same_device, column_sums, cpu_slice,
+    dispatch_float, storage_slice,
 };
 use crate::error::{Error, Result};
 
@@ -19,7 +24,7 @@ use crate::error::{Error, Result};
 const BLOCK: usize = 64;
 
 /// `input W^T + bias` for an input `(..., in)`, a weight `(out, in)` and a bias `(out,)`; the result is
-/// `(..., out)`. All are `f32` or all `f64`, on the CPU.
+/// `(..., out)`. All are `f32` or all `f64`, on one device.
 ///
 /// # Errors
 /// If shapes, element types or devices do not fit.
@@ -32,15 +37,15 @@ pub fn linear(input: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<
     }
     check_float("linear: input", input)?;
     check_dtype("linear: weight", weight, input.dtype())?;
-    check_cpu("linear: input", input)?;
-    check_cpu("linear: weight", weight)?;
+    check_device("linear: input", input)?;
+    check_same_device("linear: weight", weight, input)?;
     let (x, w) = (input.contiguous()?, weight.contiguous()?);
     let Some(bias) = bias else {
         return Ok(x.apply_op2(&w, Linear)?);
     };
     check_dims("linear: bias", bias, &[*out])?;
     check_dtype("linear: bias", bias, input.dtype())?;
-    check_cpu("linear: bias", bias)?;
+    check_same_device("linear: bias", bias, input)?;
     Ok(x.apply_op3(&w, &bias.contiguous()?, Linear)?)
 }
 
@@ -66,8 +71,27 @@ impl Linear {
         })
     }
 
+    #[cfg(feature = "cuda")]
+    fn forward_cuda(
+        x: (&CudaStorage, &Layout),
+        w: (&CudaStorage, &Layout),
+        b: Option<(&CudaStorage, &Layout)>,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        let (out, width) = w.1.shape().dims2()?;
+        let mut dims = x.1.dims().to_vec();
+        if let Some(last) = dims.last_mut() {
+            *last = out;
+        }
+        let rows = dims[..dims.len() - 1].iter().product();
+        Ok((cuda::forward(x, w, b, [rows, out, width])?, dims.into()))
+    }
+
     fn backward(x: &Tensor, w: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if grad.device().is_cuda() {
+            return cuda::backward(x, w, &grad);
+        }
         dispatch_float!("linear: gradient", grad.dtype(), T => {
             let ((gs, gl), (xs, xl), (ws, wl)) =
                 (grad.storage_and_layout(), x.storage_and_layout(), w.storage_and_layout());
@@ -105,6 +129,17 @@ impl CustomOp2 for Linear {
         Self::forward((s1, l1), (s2, l2), None)
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        Self::forward_cuda((s1, l1), (s2, l2), None)
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -133,6 +168,19 @@ impl CustomOp3 for Linear {
         Self::forward((s1, l1), (s2, l2), Some((s3, l3)))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+        s3: &CudaStorage,
+        l3: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        Self::forward_cuda((s1, l1), (s2, l2), Some((s3, l3)))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -149,6 +197,10 @@ impl CustomOp3 for Linear {
 
 fn bias_gradient(grad: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let grad = grad.contiguous()?;
+    #[cfg(feature = "cuda")]
+    if grad.device().is_cuda() {
+        return super::conv2d::cuda::bias_backward(&grad, bias.elem_count());
+    }
     let (s, l) = grad.storage_and_layout();
     dispatch_float!("linear: gradient", grad.dtype(), T => {
         let sums = column_sums(storage_slice::<T>("linear: gradient", &s, l)?, bias.elem_count());

@@ -1,65 +1,67 @@
-// Maximum over windows, and its gradient.
+// Maxima of windows. The forward pass keeps the pixel that each maximum came from; the gradient gathers over the
+// windows that see a pixel.
 #include "kernel.cuh"
 
-// Stands for "no input pixel".
-#define OUTSIDE 0xffffffffu
+#define SIZES_OF_POOL \
+    Index height, Index width, Index channels, Index out_height, Index out_width, int kernel_h, int kernel_w, \
+        int stride_h, int stride_w, int pad_h, int pad_w, int dilation_h, int dilation_w
+#define SIZES \
+    height, width, channels, out_height, out_width, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, \
+        dilation_w
 
-// `taps` has the first pixel and the number of taps inside the map for each row of windows, then for each column.
-// `argmax` may be missing; it counts pixels within the image.
 template <typename T>
-__device__ void max_pool2d(const T* x, const Index* taps, T* y, Index* argmax, Index height, Index width,
-                           Index channels, Index out_height, Index out_width, Index dilation_h, Index dilation_w,
-                           Index count) {
+__device__ void max_pool2d(const T* x, T* out, Index* argmax, Index count, SIZES_OF_POOL) {
     FOR_EACH(i, count) {
         Index c = i % channels, rest = i / channels;
-        const Index* column = taps + 2 * (out_height + rest % out_width);
+        int ox = rest % out_width;
         rest /= out_width;
-        const Index* row = taps + 2 * (rest % out_height);
+        int oy = rest % out_height;
         const T* image = x + rest / out_height * height * width * channels + c;
-        Index rows = row[1], columns = column[1], first = row[0] * width + column[0];
-        T best = -T(INFINITY);
-        Index at = rows > 0 && columns > 0 ? first : OUTSIDE;
-        for (Index ty = 0; ty < rows; ++ty) {
-            for (Index tx = 0; tx < columns; ++tx) {
-                Index pixel = first + ty * dilation_h * width + tx * dilation_w;
+        T best = T(-INFINITY);
+        // What no pixel has: a window that only sees padding.
+        Index at = 0xffffffffu;
+        for (int ky = 0; ky < kernel_h; ++ky) {
+            int y = oy * stride_h - pad_h + ky * dilation_h;
+            if (y < 0 || y >= int(height)) continue;
+            for (int kx = 0; kx < kernel_w; ++kx) {
+                int column = ox * stride_w - pad_w + kx * dilation_w;
+                if (column < 0 || column >= int(width)) continue;
+                Index pixel = y * width + column;
                 T value = image[pixel * channels];
-                if (value > best || isnan(value)) {
+                if (value > best || isnan(value) || at == 0xffffffffu) {
                     best = value;
                     at = pixel;
                 }
             }
         }
-        y[i] = best;
-        if (argmax) argmax[i] = at;
+        out[i] = best;
+        argmax[i] = at;
     }
 }
 
-// `windows` has for each row and then for each column of pixels the range of windows that may have a tap there.
 template <typename T>
-__device__ void max_pool2d_gradient(const T* dy, const Index* argmax, const Index* windows, T* dx, Index height,
-                                    Index width, Index channels, Index out_height, Index out_width, Index count) {
+__device__ void max_pool2d_gradient(const T* grad, const Index* argmax, T* dx, Index count, SIZES_OF_POOL) {
     FOR_EACH(i, count) {
         Index c = i % channels, rest = i / channels;
-        Index x = rest % width;
+        int column = rest % width;
         rest /= width;
-        Index y = rest % height, n = rest / height;
-        const Index *rows = windows + 2 * y, *columns = windows + 2 * (height + x);
+        int y = rest % height;
+        Index first = rest / height * out_height * out_width, pixel = y * width + column;
         T sum = 0;
-        for (Index oy = rows[0]; oy < rows[1]; ++oy) {
-            for (Index ox = columns[0]; ox < columns[1]; ++ox) {
-                Index at = ((n * out_height + oy) * out_width + ox) * channels + c;
-                if (argmax[at] == y * width + x) sum += dy[at];
+        for (int ky = kernel_h - 1; ky >= 0; --ky) {
+            int from_y = y + pad_h - ky * dilation_h;
+            if (from_y < 0 || from_y % stride_h != 0 || from_y / stride_h >= int(out_height)) continue;
+            for (int kx = kernel_w - 1; kx >= 0; --kx) {
+                int from_x = column + pad_w - kx * dilation_w;
+                if (from_x < 0 || from_x % stride_w != 0 || from_x / stride_w >= int(out_width)) continue;
+                Index at = (first + from_y / stride_h * out_width + from_x / stride_w) * channels + c;
+                if (argmax[at] == pixel) sum += grad[at];
             }
         }
         dx[i] = sum;
     }
 }
 
-EXPORT_FLOATS(max_pool2d,
-              (const T* x, const Index* taps, T* y, Index* argmax, Index height, Index width, Index channels,
-               Index out_height, Index out_width, Index dilation_h, Index dilation_w, Index count),
-              (x, taps, y, argmax, height, width, channels, out_height, out_width, dilation_h, dilation_w, count))
-EXPORT_FLOATS(max_pool2d_gradient,
-              (const T* dy, const Index* argmax, const Index* windows, T* dx, Index height, Index width,
-               Index channels, Index out_height, Index out_width, Index count),
-              (dy, argmax, windows, dx, height, width, channels, out_height, out_width, count))
+EXPORT_FLOATS(max_pool2d, (const T* x, T* out, Index* argmax, Index count, SIZES_OF_POOL), (x, out, argmax, count, SIZES))
+EXPORT_FLOATS(max_pool2d_gradient, (const T* grad, const Index* argmax, T* dx, Index count, SIZES_OF_POOL),
+              (grad, argmax, dx, count, SIZES))

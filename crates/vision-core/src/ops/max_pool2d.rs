@@ -51,8 +51,8 @@ impl Default for Pool2dArgs {
 /// Maximum of each window of `input`, `(N, C, H, W)`, as `(N, C, OH, OW)`.
 ///
 /// # Errors
-/// If the input is not a `f32` or `f64` tensor of rank 4 on a device with kernels, a kernel size, stride or
-/// dilation is 0, the padding exceeds half of the window, or no window fits.
+/// If the input is not a `f32` or `f64` tensor of rank 4 on the CPU, a kernel size, stride or dilation is 0,
+/// the padding exceeds half of the window, or no window fits.
 pub fn max_pool2d(input: &Tensor, args: &Pool2dArgs) -> Result<Tensor> {
     if input.rank() != 4 {
         return Err(Error::shape("max_pool2d: input", "(N, C, H, W)", input.dims()));
@@ -83,7 +83,7 @@ pub fn max_pool2d_nhwc(input: &FeatureMap, args: &Pool2dArgs) -> Result<FeatureM
         keep: input.track_op(),
         argmax: OnceLock::new(),
         #[cfg(feature = "cuda")]
-        argmax_cuda: OnceLock::new(),
+        device_argmax: OnceLock::new(),
     };
     FeatureMap::from_nhwc(input.apply_op1(op)?)
 }
@@ -139,7 +139,7 @@ struct MaxPool {
     argmax: OnceLock<Vec<u32>>,
     /// The same on a CUDA device.
     #[cfg(feature = "cuda")]
-    argmax_cuda: OnceLock<CudaStorage>,
+    device_argmax: OnceLock<CudaStorage>,
 }
 
 impl MaxPool {
@@ -256,16 +256,14 @@ impl CustomOp1 for MaxPool {
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, s: &CudaStorage, l: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
         let (out, argmax) = cuda::forward(self, s, l)?;
-        if let Some(argmax) = argmax {
-            let _ = self.argmax_cuda.set(argmax);
-        }
+        let _ = self.device_argmax.set(argmax);
         Ok((out, Shape::from((self.batch, self.output[0], self.output[1], self.channels))))
     }
 
     fn bwd(&self, arg: &Tensor, _res: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         #[cfg(feature = "cuda")]
-        if let (true, Some(argmax)) = (arg.track_op(), self.argmax_cuda.get()) {
-            return Ok(Some(cuda::gradient(self, argmax, &grad.contiguous()?)?));
+        if let (true, Some(argmax)) = (arg.track_op(), self.device_argmax.get()) {
+            return Ok(Some(cuda::gradient(self, argmax, arg, &grad.contiguous()?)?));
         }
         let (true, Some(argmax)) = (arg.track_op(), self.argmax.get()) else {
             return Ok(None);

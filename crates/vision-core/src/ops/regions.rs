@@ -9,18 +9,25 @@
 //! channels of a group lie together: channel `(c * G + gy) * G + gx` of `(N, H, W, C)` goes to
 //! `(N, G * G, H, W, C / G^2)`.
 
+#[cfg(feature = "cuda")]
+pub(super) mod cuda;
 mod sum;
 mod taps;
 
 use std::borrow::Cow;
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
 pub(super) use self::sum::{AxisRoom, Cell, Grid, Places, Room};
 pub(super) use self::taps::Taps;
-use super::support::{Float, check_cpu, check_dtype, check_float, cpu_slice, dispatch_float, storage_slice};
+use super::support::{
+    Float, check_device, check_dtype, check_float, check_same_device, cpu_slice, dispatch_float,
+    storage_slice,
+};
 use crate::FeatureMap;
 use crate::error::{Error, Result};
 
@@ -38,12 +45,13 @@ pub(super) struct Region {
 pub(super) fn regions(op: &str, input: &Tensor, boxes: &Tensor) -> Result<Vec<Region>> {
     let what = format!("{op}: boxes");
     check_dtype(&what, boxes, input.dtype())?;
-    check_cpu(&what, boxes)?;
+    check_same_device(&what, boxes, input)?;
     if boxes.rank() != 2 || boxes.dims()[1] != 5 {
         return Err(Error::shape(what, "(K, 5)", boxes.dims()));
     }
     let batch = input.dims()[0];
-    let numbers: Vec<f64> = boxes.detach().flatten_all()?.to_dtype(DType::F64)?.to_vec1()?;
+    let numbers: Vec<f64> =
+        boxes.detach().to_device(&Device::Cpu)?.flatten_all()?.to_dtype(DType::F64)?.to_vec1()?;
     let region = |(k, row): (usize, &[f64])| {
         let sides = [row[1], row[2], row[3], row[4]];
         if sides.iter().any(|side| !side.is_finite()) {
@@ -71,7 +79,7 @@ pub(super) fn rounded(dtype: DType) -> impl Fn(f64) -> f64 + Copy {
 pub(super) fn check_map(op: &str, input: &FeatureMap) -> Result<[usize; 4]> {
     let what = format!("{op}: input");
     check_float(&what, input.nhwc())?;
-    check_cpu(&what, input.nhwc())?;
+    check_device(&what, input.nhwc())?;
     let (n, h, w, c) = input.dims()?;
     if h == 0 || w == 0 {
         return Err(Error::shape(what, "at least one pixel", input.nhwc().dims()));
@@ -163,11 +171,21 @@ impl CustomOp1 for WeightedSum {
         })
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, s: &CudaStorage, l: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
+        let shape = Shape::from(self.grid.output_dims(self.images.len()).as_slice());
+        Ok((cuda::forward(self, s, l)?, shape))
+    }
+
     fn bwd(&self, arg: &Tensor, _res: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         if !arg.track_op() {
             return Ok(None);
         }
         let grad = grad.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if grad.device().is_cuda() {
+            return Ok(Some(cuda::gradient(self, arg, &grad)?));
+        }
         let (s, l) = grad.storage_and_layout();
         dispatch_float!(self.name, grad.dtype(), T => {
             let dy = storage_slice::<T>(self.name, &s, l)?;

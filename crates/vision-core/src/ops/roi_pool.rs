@@ -7,8 +7,13 @@
 //!
 //! Differentiable in the map. Boxes must be finite.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 use std::sync::OnceLock;
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
 use rayon::prelude::*;
@@ -83,6 +88,8 @@ pub fn roi_pool_nhwc(input: &FeatureMap, boxes: &Tensor, args: &RoiPoolArgs) -> 
         columns: axis(1),
         keep: input.nhwc().track_op(),
         argmax: OnceLock::new(),
+        #[cfg(feature = "cuda")]
+        device_argmax: OnceLock::new(),
     };
     FeatureMap::from_nhwc(input.nhwc().apply_op1(op)?)
 }
@@ -100,6 +107,9 @@ struct RoiPool {
     keep: bool,
     /// Number of the largest pixel within its picture, for each element of the result.
     argmax: OnceLock<Vec<u32>>,
+    /// The same on a CUDA device.
+    #[cfg(feature = "cuda")]
+    device_argmax: OnceLock<CudaStorage>,
 }
 
 impl RoiPool {
@@ -207,7 +217,18 @@ impl CustomOp1 for RoiPool {
         })
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, s: &CudaStorage, l: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
+        let (out, argmax) = cuda::forward(self, s, l)?;
+        let _ = self.device_argmax.set(argmax);
+        Ok((out, Shape::from((self.images.len(), self.cells[0], self.cells[1], self.dims[3]))))
+    }
+
     fn bwd(&self, arg: &Tensor, _res: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        #[cfg(feature = "cuda")]
+        if let (true, Some(argmax)) = (arg.track_op(), self.device_argmax.get()) {
+            return Ok(Some(cuda::gradient(self, argmax, arg, &grad.contiguous()?)?));
+        }
         let (true, Some(argmax)) = (arg.track_op(), self.argmax.get()) else {
             return Ok(None);
         };

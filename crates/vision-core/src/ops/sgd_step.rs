@@ -4,14 +4,20 @@
 //! `g += w p`; `b = g` at the first step and `b = m b + (1 - d) g` afterwards; the direction is `g + m b` with
 //! Nesterov, `b` without it, and `g` without momentum; `p -= lr * direction`. Nothing here takes part in a graph.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 use std::any::Any;
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Tensor};
 use rayon::prelude::*;
 
 use super::support::{
-    Float, check_cpu, check_dims, check_dtype, check_float, cpu_slice, dispatch_float, vectorised,
+    Float, check_device, check_dims, check_dtype, check_float, check_same_device, cpu_slice, dispatch_float,
+    vectorised,
 };
 use crate::error::{Error, Result};
 
@@ -39,13 +45,14 @@ pub struct SgdStepArgs {
 /// there is momentum without a buffer.
 pub fn sgd_step(param: &Tensor, grad: &Tensor, buffer: Option<&Tensor>, args: &SgdStepArgs) -> Result<()> {
     check_float("sgd_step: param", param)?;
+    check_device("sgd_step: param", param)?;
     for (what, tensor) in
         [("sgd_step: param", Some(param)), ("sgd_step: grad", Some(grad)), ("sgd_step: buffer", buffer)]
     {
         if let Some(tensor) = tensor {
             check_dims(what, tensor, param.dims())?;
             check_dtype(what, tensor, param.dtype())?;
-            check_cpu(what, tensor)?;
+            check_same_device(what, tensor, param)?;
         }
     }
     let contiguous = |what: &str, tensor: &Tensor| {
@@ -136,6 +143,19 @@ impl InplaceOp3 for Momentum {
             Ok(())
         })
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &mut CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+        s3: &CudaStorage,
+        l3: &Layout,
+    ) -> candle_core::Result<()> {
+        Ok(cuda::momentum(&self.args, (s1, l1), (s2, l2), (s3, l3))?)
+    }
 }
 
 /// The new parameter, from the gradient and the momentum.
@@ -162,6 +182,17 @@ impl InplaceOp2 for Update {
             chunks(slice_mut::<T>(s1, l1)?, grad, grad, |p, g, _| *p -= (g + *p * decay) * lr);
             Ok(())
         })
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &mut CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+    ) -> candle_core::Result<()> {
+        Ok(cuda::update(&self.args, (s1, l1), (s2, l2), None)?)
     }
 }
 
@@ -192,6 +223,19 @@ impl InplaceOp3 for Update {
             }
             Ok(())
         })
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &mut CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+        s3: &CudaStorage,
+        l3: &Layout,
+    ) -> candle_core::Result<()> {
+        Ok(cuda::update(&self.args, (s1, l1), (s2, l2), Some((s3, l3)))?)
     }
 }
 

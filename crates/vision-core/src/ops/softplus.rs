@@ -4,21 +4,26 @@
 //! `x + 2e-9` there, which `f32` cannot tell apart and `f64` can. The derivative is the logistic function,
 //! also in a form that does not overflow. `softplus(-x)` is the stable `-ln sigmoid(x)`.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::support::{Float, check_cpu, check_float, chunk_rows, cpu_slice, dispatch_float};
+use super::support::{Float, check_device, check_float, chunk_rows, cpu_slice, dispatch_float};
 use crate::error::Result;
 
 /// `ln(1 + e^x)` of every element of an `f32` or `f64` tensor of any shape; finite for every finite
 /// element, NaN stays NaN.
 ///
 /// # Errors
-/// If the tensor is not of a float type or not on the CPU.
+/// If the tensor is not of a float type, or on a device without kernels.
 pub fn softplus(input: &Tensor) -> Result<Tensor> {
     check_float("softplus: input", input)?;
-    check_cpu("softplus: input", input)?;
+    check_device("softplus: input", input)?;
     Ok(input.contiguous()?.apply_op1(Softplus)?)
 }
 
@@ -34,6 +39,11 @@ impl CustomOp1 for Softplus {
             let y = map(cpu_slice::<T>("softplus: input", s, l)?, value);
             Ok((T::to_cpu_storage_owned(y), l.shape().clone()))
         })
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, s: &CudaStorage, l: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
+        Ok((cuda::forward(s, l)?, l.shape().clone()))
     }
 
     fn bwd(&self, arg: &Tensor, _res: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
@@ -69,6 +79,17 @@ impl CustomOp2 for SoftplusGrad {
             });
             Ok((T::to_cpu_storage_owned(dx), l1.shape().clone()))
         })
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        Ok((cuda::gradient(s1, l1, s2, l2)?, l1.shape().clone()))
     }
 }
 

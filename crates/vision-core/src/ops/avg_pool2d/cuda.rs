@@ -1,80 +1,60 @@
-//! [`super::avg_pool2d`] and its gradient on a CUDA device.
+//! [`super::avg_pool2d`] on a CUDA device.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CudaDevice, CudaStorage, DType, Layout, Tensor};
 
 use super::AvgPool;
-use crate::cuda::{
-    Kernels, Work, count, empty, on_cuda, ptx, read, read_all, read_storage, tensor, upload_pairs,
-    upload_reals, write,
-};
+use crate::cuda::{Arg, Kernels, Work, count, empty, int, on_cuda, ptx, read, read_storage, tensor, write};
 use crate::error::Result;
 
 const KERNELS: Kernels = Kernels { name: "avg_pool2d", ptx: ptx::AVG_POOL2D };
 
-/// For each row of windows, then for each column, a factor of what its sum is divided by.
-fn counts(op: &AvgPool, device: &CudaDevice) -> Result<CudaStorage> {
-    let [oh, ow] = op.output;
-    let counts: Vec<f64> = match op.args.divisor_override {
-        Some(divisor) => [vec![divisor as f64; oh], vec![1.0; ow]].concat(),
-        None => (0..oh).map(|y| op.count(0, y)).chain((0..ow).map(|x| op.count(1, x))).collect(),
-    };
-    upload_reals(device, DType::F64, &counts)
+fn launch(
+    op: &AvgPool,
+    function: &str,
+    device: &CudaDevice,
+    dtype: DType,
+    len: usize,
+    [from, to]: [Arg<'_>; 2],
+) -> Result<()> {
+    let a = &op.args;
+    let args = [
+        from,
+        to,
+        count(len),
+        int(op.input[0]),
+        int(op.input[1]),
+        count(op.channels),
+        int(op.output[0]),
+        int(op.output[1]),
+        int(a.kernel_size[0]),
+        int(a.kernel_size[1]),
+        int(a.stride[0]),
+        int(a.stride[1]),
+        int(a.padding[0]),
+        int(a.padding[1]),
+        count(usize::from(a.count_include_pad)),
+        // 0 stands for none, which the operation refuses as a divisor.
+        count(a.divisor_override.unwrap_or(0)),
+    ];
+    KERNELS.launch(device, function, dtype, Work::Elements(len), args)
 }
 
 pub(super) fn forward(op: &AvgPool, s: &CudaStorage, l: &Layout) -> Result<CudaStorage> {
     let (device, dtype) = (s.device(), s.dtype());
     let len = op.batch * op.output[0] * op.output[1] * op.channels;
     let mut out = empty(device, dtype, len)?;
-    if len > 0 {
-        let pixels = upload_pairs(device, op.output, |axis, index| {
-            let pixels = op.pixels(axis, index);
-            [pixels.start, pixels.end]
-        })?;
-        let counts = counts(op, device)?;
-        let args = [
-            read("avg_pool2d: input", s, l)?,
-            read_all("avg_pool2d: pixels", &pixels)?,
-            read_all("avg_pool2d: counts", &counts)?,
-            write("avg_pool2d: output", &mut out)?,
-            count(op.input[0]),
-            count(op.input[1]),
-            count(op.channels),
-            count(op.output[0]),
-            count(op.output[1]),
-            count(len),
-        ];
-        KERNELS.launch(device, "avg_pool2d", dtype, Work::Elements(len), args)?;
-    }
+    let buffers = [read("avg_pool2d: input", s, l)?, write("avg_pool2d: output", &mut out)?];
+    launch(op, "avg_pool2d", device, dtype, len, buffers)?;
     Ok(out)
 }
 
-/// Each input pixel collects the shares of the windows it lies in.
-pub(super) fn gradient(op: &AvgPool, grad: &Tensor) -> Result<Tensor> {
+pub(super) fn gradient(op: &AvgPool, input: &Tensor, grad: &Tensor) -> Result<Tensor> {
     let (s, l) = grad.storage_and_layout();
     let (device, dtype) = (on_cuda("avg_pool2d: gradient", &s)?.device(), grad.dtype());
-    let shape = (op.batch, op.input[0], op.input[1], op.channels);
-    let len = shape.0 * shape.1 * shape.2 * shape.3;
-    let mut out = empty(device, dtype, len)?;
-    if len > 0 {
-        let windows = upload_pairs(device, op.input, |axis, index| {
-            let windows = op.windows(axis, index);
-            [windows.start, windows.end]
-        })?;
-        let counts = counts(op, device)?;
-        let args = [
-            read_storage("avg_pool2d: gradient", &s, l)?,
-            read_all("avg_pool2d: windows", &windows)?,
-            read_all("avg_pool2d: counts", &counts)?,
-            write("avg_pool2d: gradient", &mut out)?,
-            count(op.input[0]),
-            count(op.input[1]),
-            count(op.channels),
-            count(op.output[0]),
-            count(op.output[1]),
-            count(len),
-        ];
-        KERNELS.launch(device, "avg_pool2d_gradient", dtype, Work::Elements(len), args)?;
-    }
-    Ok(tensor(out, shape))
+    let mut dx = empty(device, dtype, input.elem_count())?;
+    let buffers =
+        [read_storage("avg_pool2d: gradient", &s, l)?, write("avg_pool2d: input gradient", &mut dx)?];
+    launch(op, "avg_pool2d_gradient", device, dtype, input.elem_count(), buffers)?;
+    Ok(tensor(dx, input.dims()))
 }

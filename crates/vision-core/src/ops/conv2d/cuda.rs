@@ -3,13 +3,17 @@
 //! One group is a matrix product over windows laid out in memory, in pieces of whole pictures so that they never
 //! take more than [`MOST_WINDOWS`]; 1 x 1 convolutions need no windows. Several groups are summed directly.
 
-use candle_core::backend::BackendStorage;
-use candle_core::{CudaDevice, CudaStorage, DType, Layout, Tensor};
+mod tensors;
 
-use super::{AfterConv, Geometry};
+use candle_core::backend::BackendStorage;
+use candle_core::{CudaDevice, CudaStorage, DType, Layout};
+
+pub(in crate::ops) use self::tensors::bias_backward;
+pub(super) use self::tensors::{backward, forward_op, inference};
+use super::Geometry;
 use crate::cuda::{
-    Arg, Gemm, Kernels, Work, column_sums, count, empty, nothing, on_cuda, ptx, read_all, read_range, tensor,
-    write, write_range, zeros,
+    Arg, Gemm, Kernels, Work, column_sums, count, empty, int, nothing, ptx, read_all, read_range, write,
+    write_range, zeros,
 };
 use crate::error::Result;
 
@@ -66,11 +70,6 @@ macro_rules! launch {
             count(g.args.dilation[1]),
         ])
     }};
-}
-
-/// A size as an `int`; what is larger is cut, and then no tensor of that size exists.
-fn int(x: usize) -> Arg<'static> {
-    Arg::Int(i32::try_from(x).unwrap_or(i32::MAX))
 }
 
 impl Geometry {
@@ -183,7 +182,12 @@ fn read_optional<'a>(what: &str, part: Option<&Part<'a>>) -> Result<Arg<'a>> {
 }
 
 /// Applies what follows a convolution to `len` results.
-fn apply(after: &After<'_>, out: &mut CudaStorage, channels: usize, len: usize) -> Result<()> {
+pub(in crate::ops) fn apply(
+    after: &After<'_>,
+    out: &mut CudaStorage,
+    channels: usize,
+    len: usize,
+) -> Result<()> {
     if after.scale.is_none() && after.shift.is_none() && after.residual.is_none() && !after.relu {
         return Ok(());
     }
@@ -371,73 +375,4 @@ pub(in crate::ops) fn weight_gradient(
 pub(in crate::ops) fn bias_gradient(grad: &Part<'_>, channels: usize) -> Result<CudaStorage> {
     let rows = grad.1.len() / channels.max(1);
     column_sums(grad.0.device(), grad.0.dtype(), read("conv2d: gradient", grad)?, [rows, channels])
-}
-
-/// [`forward`] of what a custom op gets, with a bias.
-pub(super) fn forward_op(
-    g: &Geometry,
-    (s1, l1): (&CudaStorage, &Layout),
-    (s2, l2): (&CudaStorage, &Layout),
-    bias: Option<(&CudaStorage, &Layout)>,
-) -> Result<CudaStorage> {
-    let shift = bias.map(|(s, l)| place("conv2d: bias", s, l)).transpose()?;
-    let after = After { shift, ..After::default() };
-    forward(g, &place("conv2d: input", s1, l1)?, &place("conv2d: weight", s2, l2)?, &after)
-}
-
-/// [`forward`] of tensors, `weight` being contiguous.
-pub(super) fn inference(
-    g: &Geometry,
-    input: &Tensor,
-    weight: &Tensor,
-    after: &AfterConv<'_>,
-) -> Result<CudaStorage> {
-    let vector = |tensor: Option<&Tensor>| tensor.map(Tensor::contiguous).transpose();
-    let (scale, shift) = (vector(after.scale)?, vector(after.shift)?);
-    let ((si, li), (sw, lw)) = (input.storage_and_layout(), weight.storage_and_layout());
-    let scale = scale.as_ref().map(Tensor::storage_and_layout);
-    let shift = shift.as_ref().map(Tensor::storage_and_layout);
-    let residual = after.residual.map(|map| map.nhwc().storage_and_layout());
-    macro_rules! part {
-        ($what:expr, $option:expr) => {
-            $option.as_ref().map(|(s, l)| place($what, on_cuda($what, s)?, l)).transpose()?
-        };
-    }
-    let after = After {
-        scale: part!("conv2d: scale", scale),
-        shift: part!("conv2d: shift", shift),
-        residual: part!("conv2d: residual", residual),
-        relu: after.relu,
-    };
-    let input = place("conv2d: input", on_cuda("conv2d: input", &si)?, li)?;
-    let weight = place("conv2d: weight", on_cuda("conv2d: weight", &sw)?, lw)?;
-    forward(g, &input, &weight, &after)
-}
-
-/// Gradients of input and weight, each only if the tensor takes part in the graph.
-pub(super) fn backward(
-    g: &Geometry,
-    input: &Tensor,
-    weight: &Tensor,
-    grad: &Tensor,
-) -> Result<(Option<Tensor>, Option<Tensor>)> {
-    let ((si, li), (sw, lw)) = (input.storage_and_layout(), weight.storage_and_layout());
-    let (sg, lg) = grad.storage_and_layout();
-    let grad = place("conv2d: gradient", on_cuda("conv2d: gradient", &sg)?, lg)?;
-    let dx = input.track_op().then(|| {
-        let weight = place("conv2d: weight", on_cuda("conv2d: weight", &sw)?, lw)?;
-        Ok::<_, crate::Error>(tensor(data_gradient(g, &weight, &grad, None)?, input.dims()))
-    });
-    let dw = weight.track_op().then(|| {
-        let input = place("conv2d: input", on_cuda("conv2d: input", &si)?, li)?;
-        Ok::<_, crate::Error>(tensor(weight_gradient(g, &input, &grad)?, weight.dims()))
-    });
-    Ok((dx.transpose()?, dw.transpose()?))
-}
-
-/// The gradient of the bias.
-pub(in crate::ops) fn bias_backward(grad: &Tensor, channels: usize) -> Result<Tensor> {
-    let (s, l) = grad.storage_and_layout();
-    let grad = place("conv2d: gradient", on_cuda("conv2d: gradient", &s)?, l)?;
-    Ok(tensor(bias_gradient(&grad, channels)?, channels))
 }

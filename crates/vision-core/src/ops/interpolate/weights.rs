@@ -41,12 +41,6 @@ impl<T: Float> Table<T> {
         &self.taps[self.starts[pixel]..self.starts[pixel + 1]]
     }
 
-    /// Where the taps of each target pixel start, one more entry than pixels; and all source pixels and weights.
-    #[cfg(feature = "cuda")]
-    pub(super) fn parts(&self) -> (&[usize], impl Iterator<Item = (usize, f64)>) {
-        (&self.starts, self.taps.iter().map(|&(source, weight)| (source, weight.to_f64())))
-    }
-
     /// The table from target to source: for each of `pixels` source pixels the targets that use it, in order.
     pub(super) fn transposed(&self, pixels: usize) -> Self {
         let mut starts = vec![0; pixels + 1];
