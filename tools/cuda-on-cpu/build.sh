@@ -22,7 +22,11 @@ flags=(-std=c++17 -O1 -g -fPIC -w -fno-strict-aliasing -I"$include" -I"$include/
 kernels() {
     local name=$1 source=$2 folder=$3 object=$dir/$1.o
     shift 3
-    if [[ $object -nt $source && $object -nt $here/device.h && $object -nt $root/crates/vision-core/src/cuda/kernel.cuh ]]; then
+    local header newest=$source
+    for header in "$here/device.h" "$root"/crates/vision-core/src/cuda/*.cuh; do
+        [[ $newest -nt $header ]] || newest=$header
+    done
+    if [[ $object -nt $newest ]]; then
         return
     fi
     local build=(g++ "${flags[@]}" "$@" -include "$here/device.h" -I"$folder" -x c++)
@@ -32,7 +36,7 @@ kernels() {
         echo "#include \"$source\""
         echo "namespace as_f32 {} namespace as_f64 {} using namespace as_f32; using namespace as_f64;"
         nm --defined-only "$dir/names.o" | awk '$2 == "T" && $3 !~ /^_Z/ { print "CPU_REGISTER(\"'"$name"'\", " $3 ")" }'
-        if grep -qE '__syncthreads|__syncwarp|__shfl|__ballot|block_sum|block_max|chunk_sum' "$source"; then
+        if grep -qE '__syncthreads|__syncwarp|__shfl|__ballot|warp_sum|block_sum|block_max|chunk_sum' "$source"; then
             echo "extern \"C\" void cpu_has_barriers(const char*);"
             echo "static int cpu_barriers = (cpu_has_barriers(\"$name\"), 0);"
         fi

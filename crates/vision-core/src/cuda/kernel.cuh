@@ -60,3 +60,10 @@ __device__ T block_max(T value, T* shared) {
     }
     return shared[0];
 }
+
+// The sum of `value` over the lanes of a warp, in a fixed order; every lane gets it, all of them must come here.
+template <typename T>
+__device__ T warp_sum(T value) {
+    for (int lanes = 16; lanes > 0; lanes /= 2) value += __shfl_xor_sync(0xffffffffu, value, lanes);
+    return value;
+}

@@ -6,6 +6,7 @@
 
 mod column_sums;
 mod gemm;
+mod samples;
 
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::driver::{CudaView, CudaViewMut, LaunchConfig, PushKernelArg};
@@ -15,6 +16,7 @@ use candle_core::{CudaDevice, CudaStorage, DType, Layout, Shape, Storage, Tensor
 
 pub(crate) use self::column_sums::{WIDE, column_sums, parts};
 pub(crate) use self::gemm::Gemm;
+pub(crate) use self::samples::Samples;
 use crate::error::{Error, Result};
 
 /// The compiled kernels, one constant per file.

@@ -18,15 +18,20 @@
 //! The columns (taps times channels per output pixel) are made in blocks and multiplied at once, backward
 //! again, so that they take a few megabytes whatever the size of the map.
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod kernels;
 mod reader;
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, Device, Layout, Shape, Tensor};
 
 use self::kernels::{Wanted, backward, forward};
 use super::support::{
-    check_cpu, check_dims, check_dtype, check_float, cpu_slice, dispatch_float, storage_slice,
+    check_device, check_dims, check_dtype, check_float, check_same_device, cpu_slice, dispatch_float,
+    storage_slice,
 };
 use crate::FeatureMap;
 use crate::error::{Error, Result};
@@ -103,12 +108,12 @@ pub fn deform_conv2d_nhwc(
 ) -> Result<FeatureMap> {
     let (input, offset) = (input.nhwc(), offset.nhwc());
     check_float("deform_conv2d: input", input)?;
-    check_cpu("deform_conv2d: input", input)?;
+    check_device("deform_conv2d: input", input)?;
     let others = [("offset", Some(offset)), ("weight", Some(weight)), ("bias", bias)];
     for (name, tensor) in others.into_iter().chain([("mask", mask.map(FeatureMap::nhwc))]) {
         if let Some(tensor) = tensor {
             check_dtype(&format!("deform_conv2d: {name}"), tensor, input.dtype())?;
-            check_cpu(&format!("deform_conv2d: {name}"), tensor)?;
+            check_same_device(&format!("deform_conv2d: {name}"), tensor, input)?;
         }
     }
     let geometry = Geometry::new(input, offset, weight, bias.is_some(), mask.is_some(), args)?;
@@ -120,7 +125,12 @@ pub fn deform_conv2d_nhwc(
             let [n, oh, ow, _] = geometry.place_dims();
             let channels = geometry.offset_groups * geometry.taps();
             check_dims("deform_conv2d: mask as (N, OH, OW, G kh kw)", mask.nhwc(), &[n, oh, ow, channels])?;
-            Tensor::cat(&[offset, mask.nhwc()], 3)?
+            if offset.elem_count() == 0 && offset.device().is_cuda() {
+                // The tensor library asks a CUDA device to copy nothing, which is an error there.
+                Tensor::zeros(geometry.place_dims().as_slice(), offset.dtype(), offset.device())?
+            } else {
+                Tensor::cat(&[offset, mask.nhwc()], 3)?
+            }
         }
     };
     let weight = weight.reshape((rows, ()))?;
@@ -295,6 +305,20 @@ impl CustomOp3 for DeformConv {
         })
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+        s3: &CudaStorage,
+        l3: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        let out = cuda::forward(&self.geometry, (s1, l1), (s2, l2), (s3, l3))?;
+        Ok((out, Shape::from(self.geometry.output_dims().as_slice())))
+    }
+
     fn bwd(
         &self,
         input: &Tensor,
@@ -304,6 +328,11 @@ impl CustomOp3 for DeformConv {
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if grad.device().is_cuda() {
+            let [dx, dp, dw] = cuda::backward(&self.geometry, input, places, weight, &grad)?;
+            return Ok((dx, dp, dw));
+        }
         let ((sx, lx), (sp, lp)) = (input.storage_and_layout(), places.storage_and_layout());
         let ((sw, lw), (sg, lg)) = (weight.storage_and_layout(), grad.storage_and_layout());
         dispatch_float!("deform_conv2d: gradient", grad.dtype(), T => {

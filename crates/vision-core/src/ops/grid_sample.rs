@@ -10,13 +10,19 @@
 //! NaN and infinite coordinates give NaN with zeros outside and the mode bilinear, else NaN counts as the first
 //! pixel, as do infinities that are mirrored; PyTorch computes the same forward and may crash backward.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::corners::{Band, Corners, bands, for_each_band};
 use super::support::{
-    Float, check_cpu, check_dtype, check_float, cpu_slice, dispatch_float, storage_slice, vectorised,
+    Float, check_device, check_dtype, check_float, check_same_device, cpu_slice, dispatch_float,
+    storage_slice, vectorised,
 };
 use crate::FeatureMap;
 use crate::error::{Error, Result};
@@ -73,9 +79,9 @@ pub fn grid_sample_nhwc(input: &FeatureMap, grid: &Tensor, args: &GridSampleArgs
     let (batch, height, width, channels) = input.dims()?;
     let input = input.nhwc();
     check_float("grid_sample: input", input)?;
-    check_cpu("grid_sample: input", input)?;
+    check_device("grid_sample: input", input)?;
     check_dtype("grid_sample: grid", grid, input.dtype())?;
-    check_cpu("grid_sample: grid", grid)?;
+    check_same_device("grid_sample: grid", grid, input)?;
     let output = match *grid.dims() {
         [n, height, width, 2] if n == batch => [height, width],
         _ => return Err(Error::shape("grid_sample: grid", format!("({batch}, OH, OW, 2)"), grid.dims())),
@@ -268,6 +274,18 @@ impl CustomOp2 for GridSample {
         })
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        let shape = (self.batch, self.output[0], self.output[1], self.channels);
+        Ok((cuda::forward(self, (s1, l1), (s2, l2))?, Shape::from(shape)))
+    }
+
     fn bwd(
         &self,
         input: &Tensor,
@@ -276,6 +294,10 @@ impl CustomOp2 for GridSample {
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if grad.device().is_cuda() {
+            return Ok(cuda::backward(self, input, grid, &grad)?);
+        }
         let ((sx, lx), (sg, lg)) = (input.storage_and_layout(), grid.storage_and_layout());
         let (sd, ld) = grad.storage_and_layout();
         dispatch_float!("grid_sample: gradient", grad.dtype(), T => {
