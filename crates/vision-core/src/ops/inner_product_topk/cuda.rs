@@ -1,7 +1,7 @@
 //! [`super::inner_product_topk`] on a CUDA device.
 
-use candle_core::backend::BackendStorage;
 use candle_core::Tensor;
+use candle_core::backend::BackendStorage;
 
 use super::nan_score;
 use crate::cuda::{Kernels, Work, count, empty, on_cuda, ptx, read_range, tensor, upload, write};
