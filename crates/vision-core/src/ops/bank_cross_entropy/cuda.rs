@@ -72,9 +72,8 @@ impl<'a> Problem<'a> {
             accumulate: false,
         };
         let features = read("bank_cross_entropy: features", self.features.0, self.features.1)?;
-        let mut out = write("bank_cross_entropy: logits", &mut logits)?;
-        product.run(self.device, &features, &self.tile(tile)?, &mut out)?;
-        drop(out);
+        let bank = self.tile(tile)?;
+        product.run(self.device, &features, &bank, &mut write("bank_cross_entropy: logits", &mut logits)?)?;
         Ok(logits)
     }
 }
