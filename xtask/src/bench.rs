@@ -4,6 +4,7 @@
 //! ratio is the median over the turns, so that a machine whose speed drifts does not favour one side.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -19,9 +20,9 @@ use crate::workspace::Workspace;
 pub(crate) struct BenchArgs {
     /// Only cases whose name contains this text.
     filter: Option<String>,
-    /// What to compare with.
-    #[arg(long)]
-    vs: Option<Peer>,
+    /// What to compare with; several take turns. What a library has no counterpart of is measured without it.
+    #[arg(long, value_delimiter = ',')]
+    vs: Vec<Peer>,
     /// Numbers of threads.
     #[arg(long, value_delimiter = ',', default_value = "1,2")]
     threads: Vec<usize>,
@@ -31,7 +32,7 @@ pub(crate) struct BenchArgs {
     /// Seconds of a turn.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
-    /// Python with torch and torchvision.
+    /// Python with torch and torchvision, and with onnxruntime, onnx and onnxscript if that is a peer.
     #[arg(long, default_value = "python3")]
     python: PathBuf,
     /// Widest instruction set to use: portable, avx2 or avx512.
@@ -45,7 +46,40 @@ pub(crate) struct BenchArgs {
 /// A library to compare with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Peer {
+    /// PyTorch, eager.
     Torch,
+    /// ONNX Runtime: forward passes of whole networks.
+    Onnxruntime,
+}
+
+impl Peer {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Torch => "torch",
+            Self::Onnxruntime => "onnxruntime",
+        }
+    }
+
+    /// Its program under `benches`.
+    fn script(self) -> &'static str {
+        match self {
+            Self::Torch => "torch_peer.py",
+            Self::Onnxruntime => "onnxruntime_peer.py",
+        }
+    }
+
+    /// Whether it has something like the case.
+    fn has(self, case: &Case) -> bool {
+        self == Self::Torch || (case.op.starts_with("model.") && case.mode.as_deref() == Some("forward"))
+    }
+}
+
+/// What is read here of a case of `benches/cases.json`.
+#[derive(Debug, Deserialize)]
+struct Case {
+    name: String,
+    op: String,
+    mode: Option<String>,
 }
 
 /// What one process prints.
@@ -65,13 +99,15 @@ struct Side {
     peak_mib: Option<f64>,
 }
 
-/// One case at one number of threads.
+/// One case at one number of threads, beside at most one peer.
 #[derive(Debug, Serialize)]
 struct Row {
     case: String,
     threads: usize,
     ours: Side,
-    peer: Option<Side>,
+    /// Name of the peer.
+    peer: Option<&'static str>,
+    theirs: Option<Side>,
     /// Ours over theirs, the median over the turns; below 1 we are faster.
     ratio: Option<f64>,
     memory_ratio: Option<f64>,
@@ -94,50 +130,48 @@ pub(crate) fn run(workspace: &Workspace, args: &BenchArgs) -> Result<bool> {
         args.filter.as_deref().unwrap_or("")
     );
     ensure!(args.turns > 0 && !args.threads.contains(&0), "turns and threads must be at least 1");
-    let program = build(workspace)?;
-    let script = workspace.root.join("benches/reference.py");
+    // In the profile of the tests, so that nothing is compiled twice.
+    let build = ["bench", "--profile", "dev", "--workspace", "--bench", "paired", "--no-run"];
+    let program = process::built(&workspace.root, &build, "paired")?;
     let mut machine = machine();
     let mut rows = Vec::new();
     println!(
-        "{:<42} {:>7} {:>9} {:>9} {:>6} {:>9} {:>6}",
-        "case", "threads", "ours ms", "peer ms", "ratio", "ours MiB", "ratio"
+        "{:<42} {:>7} {:<11} {:>9} {:>9} {:>6} {:>9} {:>6}",
+        "case", "threads", "peer", "ours ms", "peer ms", "ratio", "ours MiB", "ratio"
     );
     for case in &cases {
+        let peers: Vec<Peer> = args.vs.iter().copied().filter(|peer| peer.has(case)).collect();
         for &threads in &args.threads {
-            let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+            let mut ours = Vec::new();
+            let mut theirs: Vec<Vec<Turn>> = peers.iter().map(|_| Vec::new()).collect();
             for _ in 0..args.turns {
                 let mut command = Command::new(&program);
                 command.env("CANDLE_NUM_THREADS", "1");
                 if let Some(isa) = &args.isa {
                     command.args(["--isa", isa]);
                 }
-                ours.push(turn(command, case, threads, args.seconds)?);
-                if args.vs.is_some() {
+                ours.push(turn(command, &case.name, threads, args.seconds)?);
+                for (peer, theirs) in peers.iter().zip(&mut theirs) {
                     let mut command = Command::new(&args.python);
-                    command.arg(&script);
-                    theirs.push(turn(command, case, threads, args.seconds)?);
+                    command.arg(workspace.root.join("benches").join(peer.script()));
+                    theirs.push(turn(command, &case.name, threads, args.seconds)?);
                 }
             }
             note(&mut machine, "isa", ours.first().and_then(|turn| turn.isa.clone()));
-            note(&mut machine, "torch", theirs.first().and_then(|turn| turn.version.clone()));
-            let row = row(case, threads, &ours, &theirs);
-            let number = |value: Option<f64>, digits: usize| {
-                value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
-            };
-            println!(
-                "{:<42} {:>7} {:>9.2} {:>9} {:>6} {:>9} {:>6}",
-                row.case,
-                row.threads,
-                median(row.ours.ms.clone()),
-                number(row.peer.as_ref().map(|peer| median(peer.ms.clone())), 2),
-                number(row.ratio, 2),
-                number(row.ours.peak_mib, 0),
-                number(row.memory_ratio, 2),
-            );
-            rows.push(row);
+            let beside = if peers.is_empty() { vec![None] } else { peers.iter().map(Some).collect() };
+            for (number, peer) in beside.into_iter().enumerate() {
+                let theirs = theirs.get(number).map_or(&[][..], Vec::as_slice);
+                let name = peer.map(|peer| peer.name());
+                if let Some(name) = name {
+                    note(&mut machine, name, theirs.first().and_then(|turn| turn.version.clone()));
+                }
+                let row = row(&case.name, threads, &ours, name, theirs);
+                println!("{}", line(&row));
+                rows.push(row);
+            }
         }
     }
-    let whole = args.filter.is_none() && args.isa.is_none() && args.vs.is_some();
+    let whole = args.filter.is_none() && args.isa.is_none() && !args.vs.is_empty();
     if let Some(path) =
         args.out.clone().or_else(|| whole.then(|| workspace.root.join("benches/results/cpu.json")))
     {
@@ -145,37 +179,63 @@ pub(crate) fn run(workspace: &Workspace, args: &BenchArgs) -> Result<bool> {
         let results = Results { command: format!("cargo xtask {command}"), machine, rows };
         std::fs::write(&path, serde_json::to_string_pretty(&results)? + "\n")
             .with_context(|| path.display().to_string())?;
-        println!("{}", path.display());
+        let table = path.with_extension("md");
+        std::fs::write(&table, markdown(&results)).with_context(|| table.display().to_string())?;
+        println!("{} and {}", path.display(), table.display());
     }
     Ok(true)
 }
 
-fn cases(workspace: &Workspace, filter: Option<&str>) -> Result<Vec<String>> {
-    #[derive(Deserialize)]
-    struct Case {
-        name: String,
+fn number(value: Option<f64>, digits: usize) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
+}
+
+fn line(row: &Row) -> String {
+    format!(
+        "{:<42} {:>7} {:<11} {:>9.2} {:>9} {:>6} {:>9} {:>6}",
+        row.case,
+        row.threads,
+        row.peer.unwrap_or("-"),
+        median(row.ours.ms.clone()),
+        number(row.theirs.as_ref().map(|side| median(side.ms.clone())), 2),
+        number(row.ratio, 2),
+        number(row.ours.peak_mib, 0),
+        number(row.memory_ratio, 2),
+    )
+}
+
+/// The results as a table, with what they were measured on.
+fn markdown(results: &Results) -> String {
+    let mut text = format!("Measured with `{}` on:", results.command);
+    for (key, value) in &results.machine {
+        let _ = write!(text, " {key} {value};");
     }
+    text.truncate(text.len() - 1);
+    text += ".\nMedians over the turns; a ratio is ours divided by the peer's, so below 1 this library is faster or \
+             smaller.\n\n";
+    text += "| case | threads | peer | ours ms | peer ms | ratio | ours MiB | ratio |\n|---|---|---|---|---|---|---|---|\n";
+    for row in &results.rows {
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {:.2} | {} | {} | {} | {} |",
+            row.case,
+            row.threads,
+            row.peer.unwrap_or("-"),
+            median(row.ours.ms.clone()),
+            number(row.theirs.as_ref().map(|side| median(side.ms.clone())), 2),
+            number(row.ratio, 2),
+            number(row.ours.peak_mib, 0),
+            number(row.memory_ratio, 2),
+        );
+    }
+    text
+}
+
+fn cases(workspace: &Workspace, filter: Option<&str>) -> Result<Vec<Case>> {
     let path = workspace.root.join("benches/cases.json");
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let cases: Vec<Case> = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
-    let names = cases.into_iter().map(|case| case.name);
-    Ok(names.filter(|name| filter.is_none_or(|filter| name.contains(filter))).collect())
-}
-
-/// Builds our side in the profile of the tests, so that nothing is compiled twice, and returns the program.
-fn build(workspace: &Workspace) -> Result<PathBuf> {
-    let mut command = process::cargo(&workspace.root);
-    command.args(["bench", "--profile", "dev", "-p", "conformance", "--bench", "paired", "--no-run"]);
-    command.args(["--message-format", "json-render-diagnostics"]).stderr(std::process::Stdio::inherit());
-    let output = command.output().context("cannot start cargo")?;
-    ensure!(output.status.success(), "{} failed", process::describe(&command));
-    executable(&String::from_utf8_lossy(&output.stdout)).context("cargo named no executable")
-}
-
-/// The last executable cargo's messages name.
-fn executable(messages: &str) -> Option<PathBuf> {
-    let parsed = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    parsed.rev().find_map(|message| Some(PathBuf::from(message.get("executable")?.as_str()?)))
+    Ok(cases.into_iter().filter(|case| filter.is_none_or(|filter| case.name.contains(filter))).collect())
 }
 
 fn turn(mut command: Command, case: &str, threads: usize, seconds: f64) -> Result<Turn> {
@@ -196,15 +256,16 @@ fn turn(mut command: Command, case: &str, threads: usize, seconds: f64) -> Resul
     Ok(turn)
 }
 
-fn row(case: &str, threads: usize, ours: &[Turn], theirs: &[Turn]) -> Row {
+fn row(case: &str, threads: usize, ours: &[Turn], peer: Option<&'static str>, theirs: &[Turn]) -> Row {
     let side = |turns: &[Turn]| Side {
         ms: turns.iter().map(|turn| median(turn.ms.clone())).collect(),
         peak_mib: turns.iter().filter_map(|turn| turn.peak_mib).reduce(f64::max),
     };
-    let (ours, peer) = (side(ours), (!theirs.is_empty()).then(|| side(theirs)));
-    let ratio = peer.as_ref().map(|peer| median(ours.ms.iter().zip(&peer.ms).map(|(a, b)| a / b).collect()));
-    let memory_ratio = peer.as_ref().and_then(|peer| Some(ours.peak_mib? / peer.peak_mib?));
-    Row { case: case.to_owned(), threads, ours, peer, ratio, memory_ratio }
+    let (ours, theirs) = (side(ours), (!theirs.is_empty()).then(|| side(theirs)));
+    let ratio =
+        theirs.as_ref().map(|peer| median(ours.ms.iter().zip(&peer.ms).map(|(a, b)| a / b).collect()));
+    let memory_ratio = theirs.as_ref().and_then(|peer| Some(ours.peak_mib? / peer.peak_mib?));
+    Row { case: case.to_owned(), threads, ours, peer, theirs, ratio, memory_ratio }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -257,16 +318,33 @@ mod tests {
     #[test]
     fn ratios_are_taken_turn_by_turn() {
         let turn = |ms: f64| Turn { ms: vec![ms], peak_mib: Some(ms), version: None, isa: None };
-        let row = row("x", 2, &[turn(1.0), turn(4.0), turn(2.0)], &[turn(2.0), turn(4.0), turn(8.0)]);
+        let ours = [turn(1.0), turn(4.0), turn(2.0)];
+        let row = row("x", 2, &ours, Some("torch"), &[turn(2.0), turn(4.0), turn(8.0)]);
         assert_eq!(row.ratio, Some(0.5));
         assert_eq!(row.memory_ratio, Some(0.5));
     }
 
     #[test]
-    fn the_program_is_found_in_cargo_s_messages() {
-        let messages =
-            "{\"reason\":\"compiler-artifact\",\"executable\":null}\nnoise\n{\"executable\":\"/a/paired\"}\n";
-        assert_eq!(executable(messages), Some(PathBuf::from("/a/paired")));
-        assert_eq!(executable(""), None);
+    fn onnxruntime_runs_forward_passes_only() {
+        let case = |op: &str, mode: Option<&str>| Case {
+            name: String::new(),
+            op: op.to_owned(),
+            mode: mode.map(str::to_owned),
+        };
+        assert!(Peer::Onnxruntime.has(&case("model.resnet18", Some("forward"))));
+        assert!(!Peer::Onnxruntime.has(&case("model.unet", Some("train"))));
+        assert!(!Peer::Onnxruntime.has(&case("conv2d", None)));
+        assert!(Peer::Torch.has(&case("conv2d", None)));
+    }
+
+    #[test]
+    fn tables_have_a_line_per_row() {
+        let turn = |ms: f64| Turn { ms: vec![ms], peak_mib: None, version: None, isa: None };
+        let rows = vec![row("x", 1, &[turn(1.0)], Some("torch"), &[turn(4.0)])];
+        let results =
+            Results { command: "c".to_owned(), machine: BTreeMap::from([("cpu", "z".to_owned())]), rows };
+        let table = markdown(&results);
+        assert!(table.starts_with("Measured with `c` on: cpu z.\n"), "{table}");
+        assert!(table.ends_with("| x | 1 | torch | 1.00 | 4.00 | 0.25 | - | - |\n"), "{table}");
     }
 }

@@ -55,7 +55,7 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Measures operations and models, beside PyTorch with `--vs torch`.
+    /// Measures operations and models, beside others with `--vs torch,onnxruntime`.
     Bench(bench::BenchArgs),
     /// Checks every crate, tier and kind listed in `xtask/matrix.toml`.
     Matrix(matrix::MatrixArgs),
@@ -96,11 +96,16 @@ fn run(cli: Cli) -> Result<bool> {
         Command::Export(forward) => forward.run(&workspace, "export"),
         Command::Info(forward) => forward.run(&workspace, "info"),
         Command::Conformance { args } => {
-            let mut command = process::cargo(&workspace.root);
-            // Paths are meant from where the user stands, not from the workspace.
-            command.current_dir(std::env::current_dir()?).arg("run").arg("--quiet");
-            command.arg("--manifest-path").arg(workspace.root.join("Cargo.toml"));
-            command.args(["-p", "conformance", "--"]).args(args);
+            // The test beside it brings the program along, with what `cargo test` has compiled.
+            let mut build = vec!["test", "--quiet", "--no-run", "--workspace", "--test", "golden"];
+            let cuda = |pair: &[OsString]| pair[0] == "--device" && pair[1] == "cuda";
+            if args.windows(2).any(cuda) || args.iter().any(|arg| arg == "--device=cuda") {
+                build.extend(["--features", "conformance/cuda"]);
+            }
+            // Started where the user stands: paths are meant from there.
+            let mut command =
+                std::process::Command::new(process::built(&workspace.root, &build, "conformance")?);
+            command.args(args);
             process::status(&mut command)
         }
         Command::Bench(args) => bench::run(&workspace, &args),

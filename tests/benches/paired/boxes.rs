@@ -8,7 +8,7 @@ use vision_core::rng::Key;
 use super::ops::normal;
 use super::{Case, Step};
 
-/// Boxes and scores of a crowded picture, as `reference.py` makes them.
+/// Boxes and scores of a crowded picture, as `torch_peer.py` makes them.
 fn detections(count: usize) -> Result<(Tensor, Tensor)> {
     let of = |k: usize| {
         let (x, y) = (k * 7919 % 1000, k * 104_729 % 600);

@@ -91,7 +91,7 @@ fn repeat(x: Var, forward: impl Fn(&Var) -> Result<Tensor> + 'static) -> Step {
     })
 }
 
-/// Boxes spread over the picture as `benches/reference.py` has them: sides of 16 to 200.
+/// Boxes spread over the picture as `benches/torch_peer.py` has them: sides of 16 to 200.
 fn boxes(case: &Case) -> Result<Tensor> {
     let (sizes, scale) = (case.sizes("input")?, case.number("spatial_scale")?);
     let count = case.size("boxes")?;

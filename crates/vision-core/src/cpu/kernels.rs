@@ -48,7 +48,7 @@ pub(crate) struct Finish<T> {
     pub(crate) relu: bool,
 }
 
-/// A block of a sum of outer products: `into[m, n] += sum over p of inputs[p][m] * panel[p, n]`.
+/// A block of a sum of outer products: `into[m, n] = sum over p of inputs[p][m] * panel[p, n]`, or `+=`.
 pub(crate) struct Outer<T> {
     /// `pixels` pointers, each to `rows` consecutive elements.
     pub(crate) inputs: *const *const T,
@@ -62,6 +62,8 @@ pub(crate) struct Outer<T> {
     pub(crate) into: *mut T,
     /// Rows of the block, any number.
     pub(crate) rows: usize,
+    /// Whether to add to what is there.
+    pub(crate) accumulate: bool,
 }
 
 /// Size of the register tile of a kernel.
@@ -105,6 +107,15 @@ unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(tile: &Tile<S::
     // SAFETY: in this function every pointer stays within what the fields of `Tile` promise, and the caller has
     // the instruction set of `S`.
     unsafe {
+        // What the last step will touch comes from memory meanwhile.
+        for row in 0..tile.rows {
+            for v in 0..VECTORS {
+                S::prefetch((*tile.outputs.add(row)).wrapping_add(v * S::LANES));
+                if !tile.finish.residuals.is_null() {
+                    S::prefetch((*tile.finish.residuals.add(row)).wrapping_add(v * S::LANES));
+                }
+            }
+        }
         let mut sums = [[S::zero(); VECTORS]; ROWS];
         let mut panel = tile.panel;
         for run in 0..tile.runs {
@@ -132,6 +143,57 @@ unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(tile: &Tile<S::
                 done.add(row * VECTORS + v).write(sum);
             }
         }
+        if tile.columns == VECTORS * S::LANES {
+            finish_whole::<S, VECTORS>(tile, done);
+        } else {
+            finish_part::<S, VECTORS>(tile, done);
+        }
+    }
+}
+
+/// Writes the sums of a tile all of whose columns are wanted.
+#[inline(always)]
+unsafe fn finish_whole<S: Simd, const VECTORS: usize>(tile: &Tile<S::T>, done: *const S::V) {
+    // SAFETY: as in `tile`; `done` holds `rows` rows of sums.
+    unsafe {
+        let Finish { scale, bias, residuals, relu } = tile.finish;
+        let (mut scales, mut shifts) = ([S::zero(); VECTORS], [S::zero(); VECTORS]);
+        for v in 0..VECTORS {
+            if !scale.is_null() {
+                scales[v] = S::load(scale.add(v * S::LANES));
+            }
+            if !bias.is_null() {
+                shifts[v] = S::load(bias.add(v * S::LANES));
+            }
+        }
+        for row in 0..tile.rows {
+            let to = *tile.outputs.add(row);
+            let residual = if residuals.is_null() { std::ptr::null() } else { *residuals.add(row) };
+            for v in 0..VECTORS {
+                let skip = v * S::LANES;
+                let mut sum = *done.add(row * VECTORS + v);
+                if tile.accumulate {
+                    sum = S::add(sum, S::load(to.add(skip).cast_const()));
+                }
+                sum =
+                    if scale.is_null() { S::add(sum, shifts[v]) } else { S::fma(sum, scales[v], shifts[v]) };
+                if !residual.is_null() {
+                    sum = S::add(sum, S::load(residual.add(skip)));
+                }
+                if relu {
+                    sum = S::relu(sum);
+                }
+                S::store(to.add(skip), sum);
+            }
+        }
+    }
+}
+
+/// As [`finish_whole`], for the last panel: what reaches past the last column goes through a buffer.
+#[inline(always)]
+unsafe fn finish_part<S: Simd, const VECTORS: usize>(tile: &Tile<S::T>, done: *const S::V) {
+    // SAFETY: as in `finish_whole`.
+    unsafe {
         let Finish { scale, bias, residuals, relu } = tile.finish;
         for row in 0..tile.rows {
             let to = *tile.outputs.add(row);
@@ -142,7 +204,6 @@ unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(tile: &Tile<S::
                 if tile.columns <= skip {
                     continue;
                 }
-                // A vector that reaches past the last column goes through a buffer.
                 let width = tile.columns - skip;
                 let mut buffer = MaybeUninit::<[S::T; MAX_COLUMNS]>::uninit();
                 let buffer: *mut S::T = buffer.as_mut_ptr().cast();
@@ -195,7 +256,8 @@ unsafe fn outer_rows<S: Simd, const ROWS: usize, const VECTORS: usize>(outer: &O
         for (m, sums) in sums.iter().enumerate() {
             for (v, &sum) in sums.iter().enumerate() {
                 let to = outer.into.add((first + m) * VECTORS * S::LANES + v * S::LANES);
-                S::store(to, S::add(S::load(to), sum));
+                let before = if outer.accumulate { S::load(to) } else { S::zero() };
+                S::store(to, S::add(before, sum));
             }
         }
     }
@@ -248,6 +310,8 @@ macro_rules! kernels {
                 outer: outer_of,
             };
             const _: () = assert!(KERNELS.shape.rows <= MAX_ROWS && KERNELS.shape.columns <= MAX_COLUMNS);
+            // Rows of panels are copied in steps of eight.
+            const _: () = assert!(KERNELS.shape.columns % 8 == 0);
         }
     };
 }

@@ -21,6 +21,8 @@ pub(super) trait Simd: Copy {
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     /// 0 where `a` is below 0; NaN stays.
     unsafe fn relu(a: Self::V) -> Self::V;
+    /// Asks for the cache line at `from`, which need not be readable.
+    fn prefetch(from: *const Self::T);
 }
 
 /// Arrays of eight numbers, which the compiler turns into whatever vectors it may assume.
@@ -65,6 +67,8 @@ macro_rules! portable {
             unsafe fn relu(a: Self::V) -> Self::V {
                 std::array::from_fn(|i| if a[i] < 0.0 { 0.0 } else { a[i] })
             }
+            #[inline(always)]
+            fn prefetch(_from: *const $type) {}
         }
     };
 }
@@ -125,6 +129,11 @@ pub(super) mod x86 {
                     // The second operand is the result if either is NaN.
                     // SAFETY: as for `zero`.
                     unsafe { $max($zero(), a) }
+                }
+                #[inline(always)]
+                fn prefetch(from: *const $type) {
+                    // SAFETY: a hint, without effect where nothing can be read.
+                    unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
                 }
             }
         };

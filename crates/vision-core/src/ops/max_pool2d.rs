@@ -15,7 +15,9 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::support::{Float, check_device, check_float, cpu_slice, dispatch_float, storage_slice};
+use super::support::{
+    Float, check_device, check_float, cpu_slice, dispatch_float, storage_slice, vectorised,
+};
 use crate::FeatureMap;
 use crate::error::{Error, Result};
 
@@ -154,6 +156,8 @@ impl MaxPool {
     }
 
     /// Maxima of one row of windows, and where they came from.
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "must be compiled with the features of `vectorised`")]
     fn row<T: Float>(&self, image: &[T], y: usize, out: &mut [T], mut argmax: Option<&mut [u32]>) {
         let c = self.channels;
         let [dy, dx] = self.args.dilation;
@@ -168,20 +172,18 @@ impl MaxPool {
             for tap in 0..rows * columns {
                 let pixel = (y0 + tap / columns * dy) * self.input[1] + x0 + tap % columns * dx;
                 let values = &image[pixel * c..(pixel + 1) * c];
+                // Choices instead of branches, so that they become vector code. NaN is larger than anything.
                 match &mut argmax {
                     Some(argmax) => {
                         for ((out, at), &value) in out.iter_mut().zip(argmax.iter_mut()).zip(values) {
-                            if value > *out || value.is_nan() {
-                                *out = value;
-                                *at = pixel as u32;
-                            }
+                            let larger = (value > *out) | value.is_nan();
+                            *out = if larger { value } else { *out };
+                            *at = if larger { pixel as u32 } else { *at };
                         }
                     }
                     None => {
                         for (out, &value) in out.iter_mut().zip(values) {
-                            if value > *out || value.is_nan() {
-                                *out = value;
-                            }
+                            *out = if (value > *out) | value.is_nan() { value } else { *out };
                         }
                     }
                 }
@@ -200,15 +202,17 @@ impl MaxPool {
         let row_len = ow * self.channels;
         let image = |row: usize| &input[row / oh * image_len..(row / oh + 1) * image_len];
         match &mut argmax {
-            Some(argmax) => out
-                .par_chunks_mut(row_len)
-                .zip(argmax.par_chunks_mut(row_len))
-                .enumerate()
-                .for_each(|(row, (out, argmax))| self.row(image(row), row % oh, out, Some(argmax))),
+            Some(argmax) => {
+                out.par_chunks_mut(row_len).zip(argmax.par_chunks_mut(row_len)).enumerate().for_each(
+                    |(row, (out, argmax))| {
+                        vectorised(|| self.row(image(row), row % oh, out, Some(argmax)));
+                    },
+                );
+            }
             None => out
                 .par_chunks_mut(row_len)
                 .enumerate()
-                .for_each(|(row, out)| self.row(image(row), row % oh, out, None)),
+                .for_each(|(row, out)| vectorised(|| self.row(image(row), row % oh, out, None))),
         }
         (out, argmax)
     }

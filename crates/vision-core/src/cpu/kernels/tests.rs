@@ -88,7 +88,8 @@ fn outer_products_of_every_kernel() {
     let pixels = 7;
     for kernels in all_f32() {
         let columns = kernels.shape.columns;
-        for rows in [1, 3, kernels.shape.rows, kernels.shape.rows + 7] {
+        let sizes = [1, 3, kernels.shape.rows, kernels.shape.rows + 7];
+        for (rows, accumulate) in sizes.into_iter().flat_map(|rows| [(rows, true), (rows, false)]) {
             let input = numbers(pixels * (rows + 2), 1);
             let panel = numbers(pixels * columns, 2);
             let mut into = vec![1.0f32; rows * columns];
@@ -100,6 +101,7 @@ fn outer_products_of_every_kernel() {
                 panel: panel.as_ptr(),
                 into: into.as_mut_ptr(),
                 rows,
+                accumulate,
             };
             // SAFETY: every pixel has `rows + 2` elements; only detected kernels are listed.
             unsafe { (kernels.outer)(&outer) };
@@ -107,7 +109,8 @@ fn outer_products_of_every_kernel() {
                 for n in 0..columns {
                     let sum: f32 =
                         (0..pixels).map(|p| input[p * (rows + 2) + 2 + m] * panel[p * columns + n]).sum();
-                    assert_eq!(into[m * columns + n], 1.0 + sum);
+                    let before = if accumulate { 1.0 } else { 0.0 };
+                    assert_eq!(into[m * columns + n], before + sum);
                 }
             }
         }

@@ -96,7 +96,7 @@ pub(super) fn forward_packed<T: Float>(
     // SAFETY: `out` has room for `count` elements and is not used otherwise; the grid is the whole map, so all of
     // them are written.
     unsafe {
-        product(&windows, g.groups(), panels, epilogue, Shared::new(out.as_mut_ptr()), place);
+        product(&windows, g.groups(), (panels, 0), epilogue, Shared::new(out.as_mut_ptr()), place);
         out.set_len(count);
     }
     out
@@ -127,22 +127,28 @@ pub(in crate::ops) fn data_gradient<T: Float>(
     let count = g.batch * height * width * g.in_channels;
     let mut out = Vec::with_capacity(count);
     let epilogue = Epilogue { bias, ..Epilogue::NONE };
-    for py in 0..sy.min(height) {
-        for px in 0..sx.min(width) {
-            // Rows `py, py + sy, ...` below `height`, and columns likewise.
-            let size = [(height - py).div_ceil(sy), (width - px).div_ceil(sx)];
-            let grid = Grid { size, step: [1, 1] };
-            let taps = backward_taps(g, [py, px]);
-            let padded = Padded::if_useful(&source, grid, &taps, g.groups());
-            let windows = Windows::new(source, padded.as_ref(), grid, &taps, g.groups());
-            let panels = Panels::pack(g, &taps, weight, true);
-            let place = Place { size: g.input, origin: [py, px], step: [sy, sx] };
-            // SAFETY: `out` has room for `count` elements and is not used otherwise; row `py + sy * y` of a grid
-            // with `size` rows is below `height`, and columns likewise.
-            unsafe {
-                product(&windows, g.groups(), &panels, epilogue, Shared::new(out.as_mut_ptr()), place);
-            }
+    // All phases share the panels, in which the taps of each follow one another.
+    let phases: Vec<([usize; 2], Vec<Tap>)> = (0..sy.min(height))
+        .flat_map(|py| (0..sx.min(width)).map(move |px| [py, px]))
+        .map(|phase| (phase, backward_taps(g, phase)))
+        .collect();
+    let taps: Vec<Tap> = phases.iter().flat_map(|(_, taps)| taps).copied().collect();
+    let panels = Panels::pack(g, &taps, weight, true);
+    let mut first_tap = 0;
+    for ([py, px], taps) in phases {
+        // Rows `py, py + sy, ...` below `height`, and columns likewise.
+        let size = [(height - py).div_ceil(sy), (width - px).div_ceil(sx)];
+        let grid = Grid { size, step: [1, 1] };
+        let padded = Padded::if_useful(&source, grid, &taps, g.groups());
+        let windows = Windows::new(source, padded.as_ref(), grid, &taps, g.groups());
+        let place = Place { size: g.input, origin: [py, px], step: [sy, sx] };
+        // SAFETY: `out` has room for `count` elements and is not used otherwise; row `py + sy * y` of a grid
+        // with `size` rows is below `height`, and columns likewise.
+        unsafe {
+            let out = Shared::new(out.as_mut_ptr());
+            product(&windows, g.groups(), (&panels, first_tap), epilogue, out, place);
         }
+        first_tap += taps.len();
     }
     // SAFETY: every input pixel belongs to one phase, so all `count` elements were written.
     unsafe { out.set_len(count) };

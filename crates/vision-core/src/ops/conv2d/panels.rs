@@ -1,5 +1,9 @@
 //! Weights in the order the kernels read them.
 
+#![allow(unsafe_code, reason = "panels are written into memory that is not initialised first")]
+
+use std::mem::MaybeUninit;
+
 use rayon::prelude::*;
 
 use super::Geometry;
@@ -14,6 +18,8 @@ pub(super) struct Panels<T> {
     pub(super) kernels: Kernels<T>,
     /// Results per group.
     pub(super) outputs: usize,
+    /// Inputs per group and tap.
+    pub(super) inputs: usize,
     /// Elements of a panel.
     pub(super) len: usize,
 }
@@ -25,41 +31,35 @@ impl<T: Float> Panels<T> {
     }
 
     /// Packs weights `(O, C / groups, kh, kw)` for results that are output channels or, if `transposed`, input
-    /// channels.
+    /// channels. Taps may be any of the kernel, in any order.
     pub(super) fn pack(geometry: &Geometry, taps: &[Tap], weight: &[T], transposed: bool) -> Self {
         let [cg, og] = [geometry.group_in(), geometry.group_out()];
         let area = geometry.kernel[0] * geometry.kernel[1];
         let (outputs, inputs) = if transposed { (cg, og) } else { (og, cg) };
-        // Distance in `weight` between neighbouring results and between neighbouring inputs.
-        let (result_step, input_step) = if transposed { (area, cg * area) } else { (cg * area, area) };
         let kernels = T::kernels(outputs);
         let columns = kernels.shape.columns;
         let len = taps.len() * inputs * columns;
         let per_group = outputs.div_ceil(columns);
-        let mut data = vec![T::ZERO; geometry.groups() * per_group * len];
+        let total = geometry.groups() * per_group * len;
+        let mut data = Vec::with_capacity(total);
         let places: Vec<usize> = taps.iter().map(|tap| tap.at[0] * geometry.kernel[1] + tap.at[1]).collect();
         if len > 0 {
-            data.par_chunks_mut(len).enumerate().for_each(|(index, panel)| {
+            let room: &mut [MaybeUninit<T>] = &mut data.spare_capacity_mut()[..total];
+            room.par_chunks_mut(len).enumerate().for_each(|(index, panel)| {
                 let (group, first) = (index / per_group, index % per_group * columns);
                 let width = columns.min(outputs - first);
                 let group = &weight[group * og * cg * area..];
-                if !transposed {
-                    let group = &group[first * result_step..];
-                    pack_rows_of_taps(group, [width, columns], [inputs, area], &places, panel);
-                    return;
-                }
-                for input in 0..inputs {
-                    for (tap, place) in places.iter().enumerate() {
-                        let from = first * result_step + input * input_step + place;
-                        let to = (tap * inputs + input) * columns;
-                        for (lane, to) in panel[to..to + width].iter_mut().enumerate() {
-                            *to = group[from + lane * result_step];
-                        }
-                    }
+                let sizes = Sizes { width, columns, inputs, area };
+                if transposed {
+                    pack_transposed(&group[first * area..], cg * area, sizes, &places, panel);
+                } else {
+                    pack_rows(&group[first * cg * area..], sizes, &places, panel);
                 }
             });
         }
-        Self { data, kernels, outputs, len }
+        // SAFETY: each of the `total` elements lies in one panel, and packing writes every row of a panel whole.
+        unsafe { data.set_len(total) };
+        Self { data, kernels, outputs, inputs, len }
     }
 
     /// One vector of results per group, such as the bias, filled up like the panels.
@@ -75,32 +75,74 @@ impl<T: Float> Panels<T> {
     }
 }
 
+/// Sizes of one panel and of the weights that it is packed from.
+#[derive(Clone, Copy)]
+struct Sizes {
+    /// Results wanted.
+    width: usize,
+    /// Results with those that fill up.
+    columns: usize,
+    inputs: usize,
+    /// Taps of the kernel.
+    area: usize,
+}
+
 /// One panel of weights `(width, inputs, area)`. The weights of neighbouring results lie far apart, often at a
 /// distance that maps to the same place of the cache, so each is read in order into a small block first.
-fn pack_rows_of_taps<T: Float>(
-    weight: &[T],
-    [width, columns]: [usize; 2],
-    [inputs, area]: [usize; 2],
-    places: &[usize],
-    panel: &mut [T],
-) {
+fn pack_rows<T: Float>(weight: &[T], sizes: Sizes, places: &[usize], panel: &mut [MaybeUninit<T>]) {
+    let Sizes { width, columns, inputs, area } = sizes;
     let some = (128 / area).clamp(1, inputs.max(1));
     let mut block = vec![T::ZERO; some * area * columns];
     for start in (0..inputs).step_by(some) {
         let count = some.min(inputs - start);
         for lane in 0..width {
             let from = (lane * inputs + start) * area;
-            let values = &weight[from..from + count * area];
-            for (to, &value) in block.iter_mut().skip(lane).step_by(columns).zip(values) {
-                *to = value;
-            }
+            spread(&weight[from..from + count * area], &mut block[lane..], columns);
         }
         for (tap, place) in places.iter().enumerate() {
             for input in 0..count {
                 let to = (tap * inputs + start + input) * columns;
                 let from = (input * area + place) * columns;
-                panel[to..to + columns].copy_from_slice(&block[from..from + columns]);
+                write_row(&block[from..from + columns], &mut panel[to..to + columns]);
             }
         }
+    }
+}
+
+/// One panel of weights `(inputs, width, area)`, the blocks of inputs `apart`.
+fn pack_transposed<T: Float>(
+    weight: &[T],
+    apart: usize,
+    sizes: Sizes,
+    places: &[usize],
+    panel: &mut [MaybeUninit<T>],
+) {
+    let Sizes { width, columns, inputs, area } = sizes;
+    let mut block = vec![T::ZERO; area * columns];
+    for input in 0..inputs {
+        let values = &weight[input * apart..input * apart + width * area];
+        for (lane, values) in values.chunks_exact(area).enumerate() {
+            spread(values, &mut block[lane..], columns);
+        }
+        for (tap, place) in places.iter().enumerate() {
+            let (to, from) = ((tap * inputs + input) * columns, place * columns);
+            write_row(&block[from..from + columns], &mut panel[to..to + columns]);
+        }
+    }
+}
+
+/// Writes `values` to places that lie `apart`. Indices, since adapters of iterators cost several times as much here.
+#[inline]
+pub(super) fn spread<T: Copy>(values: &[T], to: &mut [T], apart: usize) {
+    for (i, &value) in values.iter().enumerate() {
+        to[i * apart] = value;
+    }
+}
+
+/// Copies a row of a panel, in steps that all panel widths are multiples of: it is too short for a call.
+fn write_row<T: Float>(from: &[T], to: &mut [MaybeUninit<T>]) {
+    const STEP: usize = 8;
+    for (from, to) in from.as_chunks::<STEP>().0.iter().zip(to.as_chunks_mut::<STEP>().0) {
+        *to = from.map(MaybeUninit::new);
     }
 }

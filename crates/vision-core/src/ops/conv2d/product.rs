@@ -62,7 +62,7 @@ const TASKS: usize = 16;
 
 /// Writes, for every target pixel, its window times the weights, followed by `epilogue`, into `out`: a map of
 /// `place.size` and as many channels as there are results in all groups. Elements that belong to no target pixel
-/// are left alone.
+/// are left alone. The taps of `windows` are those of `panels` from `first_tap` on.
 ///
 /// # Safety
 /// `out` must point to `batch * place.size * channels` elements, which nobody else uses during the call; they may be
@@ -70,7 +70,7 @@ const TASKS: usize = 16;
 pub(super) unsafe fn product<T: Float>(
     windows: &Windows<'_, T>,
     groups: usize,
-    panels: &Panels<T>,
+    (panels, first_tap): (&Panels<T>, usize),
     epilogue: Epilogue<'_, T>,
     out: Shared<T>,
     place: Place,
@@ -89,7 +89,8 @@ pub(super) unsafe fn product<T: Float>(
     let scale = epilogue.scale.map(|scale| panels.pack_rows(groups, scale));
     let bias = epilogue.bias.map(|bias| panels.pack_rows(groups, bias));
     let (scale, bias) = (scale.as_deref(), bias.as_deref());
-    let job = Job { windows, groups, panels, epilogue, scale, bias, out, place };
+    let skip = first_tap * panels.inputs * panels.kernels.shape.columns;
+    let job = Job { windows, groups, panels, skip, epilogue, scale, bias, out, place };
     (0..blocks * parts).into_par_iter().for_each(|task| {
         let (start, first) = (task / parts * block, task % parts * part);
         let last = (first + part).min(per_group);
@@ -103,6 +104,8 @@ struct Job<'a, T> {
     windows: &'a Windows<'a, T>,
     groups: usize,
     panels: &'a Panels<T>,
+    /// Elements of each panel before the first tap of the windows.
+    skip: usize,
     epilogue: Epilogue<'a, T>,
     /// Both filled up like the panels.
     scale: Option<&'a [T]>,
@@ -151,8 +154,8 @@ impl<T: Float> Job<'_, T> {
     fn panel(&self, group: usize, panel: usize, pixels: usize, starts: &[usize], inputs: &[*const T]) {
         let Self { windows, panels, .. } = self;
         let (shape, runs, len) = (panels.kernels.shape, windows.runs(), windows.len);
-        let from = (group * panels.per_group() + panel) * panels.len;
-        let weights = &panels.data[from..from + panels.len];
+        let from = (group * panels.per_group() + panel) * panels.len + self.skip;
+        let weights = &panels.data[from..from + runs * len * shape.columns];
         let first = panel * shape.columns;
         let columns = shape.columns.min(panels.outputs - first);
         let row = |row: Option<&[T]>| {

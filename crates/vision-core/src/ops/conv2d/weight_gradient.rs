@@ -2,9 +2,12 @@
 
 #![allow(unsafe_code, reason = "kernels read and write through pointers")]
 
+use std::mem::MaybeUninit;
+
 use rayon::prelude::*;
 
 use super::Geometry;
+use super::panels::spread;
 use super::windows::{Tap, Windows};
 use crate::cpu::kernels::{Kernels, Outer};
 use crate::ops::support::Float;
@@ -134,7 +137,8 @@ impl<T: Float> Job<'_, T> {
     fn sum(&self, pixels: std::ops::Range<usize>, piece: Piece) -> Vec<T> {
         let Layout { groups, panels, columns, .. } = self.layout;
         let (runs, inputs) = (self.windows.runs(), piece.inputs());
-        let mut sum = vec![T::ZERO; groups * panels * inputs * columns];
+        let len = groups * panels * inputs * columns;
+        let mut sum: Vec<T> = Vec::with_capacity(len);
         let mut pointers: Vec<*const T> = vec![std::ptr::null(); runs * PIXEL_BLOCK];
         let mut packed = vec![T::ZERO; panels * PIXEL_BLOCK * columns];
         let mut start = pixels.start;
@@ -151,24 +155,28 @@ impl<T: Float> Job<'_, T> {
                 for run in 0..piece.runs {
                     for panel in 0..panels {
                         let into = ((group * panels + panel) * inputs + run * piece.len) * columns;
-                        let into = &mut sum[into..into + piece.len * columns];
+                        let into = &mut sum.spare_capacity_mut()[into..into + piece.len * columns];
                         let outer = Outer {
                             inputs: pointers[(piece.run + run) * PIXEL_BLOCK..].as_ptr(),
                             offset: piece.offset,
                             pixels: count,
                             panel: packed[panel * PIXEL_BLOCK * columns..].as_ptr(),
-                            into: into.as_mut_ptr(),
+                            into: into.as_mut_ptr().cast(),
                             rows: piece.len,
+                            accumulate: start > pixels.start,
                         };
                         // SAFETY: each of the `count` pointers has the run's elements behind it
                         // (`Windows::pointers`), of which the piece is a part; the packed panel has `count` rows and
-                        // `into` has `rows` rows of `columns`. The kernels are those of the active set.
+                        // `into` has `rows` rows of `columns`, written before they are added to. The kernels are
+                        // those of the active set.
                         unsafe { (self.kernels.outer)(&outer) };
                     }
                 }
             }
             start += count;
         }
+        // SAFETY: there is a pixel, so every run of every panel and group was written, and they are all elements.
+        unsafe { sum.set_len(len) };
         sum
     }
 
@@ -201,11 +209,13 @@ fn unpack<T: Float>(
     let Layout { panels, columns, .. } = layout;
     // Pieces follow each other: where each begins, counted in inputs of a window, taps outermost.
     let starts: Vec<usize> = pieces.iter().map(|piece| piece.run * run_len + piece.offset).collect();
-    let mut out = vec![T::ZERO; g.out_channels * cg * area];
     let row = cg * area;
+    let total = g.out_channels * row;
+    let mut out = Vec::with_capacity(total);
     // Results of neighbouring channels lie far apart, so a few input channels are put in order at a time.
     let some = (128 / area).clamp(1, cg);
-    out.par_chunks_mut(og * row).enumerate().for_each(|(group, out)| {
+    let room: &mut [MaybeUninit<T>] = &mut out.spare_capacity_mut()[..total];
+    room.par_chunks_mut(og * row).enumerate().for_each(|(group, out)| {
         out.par_chunks_mut(columns * row).enumerate().for_each(|(panel, out)| {
             let mut block = vec![T::ZERO; columns * some * area];
             for first in (0..cg).step_by(some) {
@@ -216,19 +226,20 @@ fn unpack<T: Float>(
                         let index = starts.partition_point(|&start| start <= input) - 1;
                         let inputs = pieces[index].inputs();
                         let from = ((group * panels + panel) * inputs + input - starts[index]) * columns;
-                        let at = channel * area + place;
                         let sums = &sums[index][from..from + columns];
-                        for (to, &sum) in block.iter_mut().skip(at).step_by(some * area).zip(sums) {
-                            *to = sum;
-                        }
+                        spread(sums, &mut block[channel * area + place..], some * area);
                     }
                 }
                 for (out, block) in out.chunks_exact_mut(row).zip(block.chunks_exact(some * area)) {
-                    out[first * area..(first + count) * area].copy_from_slice(&block[..count * area]);
+                    for (to, &sum) in out[first * area..(first + count) * area].iter_mut().zip(block) {
+                        to.write(sum);
+                    }
                 }
             }
         });
     });
+    // SAFETY: the chunks cover all groups, panels and input channels, so each of the `total` elements was written.
+    unsafe { out.set_len(total) };
     out
 }
 

@@ -1,21 +1,17 @@
 #!/usr/bin/env python3
 """PyTorch's side of `cargo xtask bench --vs torch`: measures one case of `cases.json`.
 
-    python3 benches/reference.py CASE --threads N --seconds S
+    python3 benches/torch_peer.py CASE --threads N --seconds S
+    python3 benches/torch_peer.py CASE --export FILE      # writes the case's network as ONNX instead
 
-prints `{"ms": [...], "peak_mib": ...}`. Inputs are NCHW, PyTorch's default; gradients are taken of everything that
-has one, except in cases of mode `forward`.
+Inputs are NCHW, PyTorch's default; gradients are taken of everything that has one, except in cases of mode `forward`.
 """
-
-import argparse
-import json
-import resource
-import time
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+import measuring
 
 
 class BasicBlock(nn.Module):
@@ -108,6 +104,14 @@ def model_step(case):
         optimiser.step()
 
     return step
+
+
+def export(case, path):
+    """Writes the case's network, parameters drawn from the seed, as an ONNX file."""
+    import torchvision
+
+    model = getattr(torchvision.models, case["op"].removeprefix("model."))().eval()
+    torch.onnx.export(model, (torch.randn(case["input"]),), path, dynamo=True, external_data=False, verbose=False)
 
 
 def boxes_of(case):
@@ -284,24 +288,16 @@ def op_step(case):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("case")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=1.0)
+    parser = measuring.parser(__doc__.split("\n")[0])
+    parser.add_argument("--export", metavar="FILE")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    cases = json.loads((Path(__file__).parent / "cases.json").read_text())
-    case = next(case for case in cases if case["name"] == args.case)
+    case = measuring.find(args.case)
+    if args.export:
+        return export(case, args.export)
     step = model_step(case) if case["op"].startswith("model.") else op_step(case)
-    step()
-    times, start = [], time.perf_counter()
-    while len(times) < 3 or time.perf_counter() - start < args.seconds:
-        before = time.perf_counter()
-        step()
-        times.append(1e3 * (time.perf_counter() - before))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"ms": times, "peak_mib": peak, "version": torch.__version__}))
+    return measuring.report(step, args.seconds, torch.__version__)
 
 
 if __name__ == "__main__":
