@@ -62,6 +62,8 @@ FAMILIES = [
     ("anchors", [], boxes_cases.anchors),
     ("optim.sgd", ["sgd_step"], training_cases.sgd),
     ("schedule", [], training_cases.schedule),
+    ("optim.adam", ["adam_step"], training_cases.adam("optim.adam", torch.optim.Adam)),
+    ("optim.adamw", ["adam_step"], training_cases.adam("optim.adamw", torch.optim.AdamW)),
     ("model.resnet18", [], training_cases.model_resnet(18)),
     ("model.resnet34", [], training_cases.model_resnet(34)),
     ("model.resnet50", [], training_cases.model_resnet(50)),

@@ -41,6 +41,59 @@ def sgd(w):
     add("nesterov_weight_decay", lr=0.1, momentum=0.8, nesterov=True, weight_decay=0.01)
 
 
+def adam(op, optimiser):
+    """Adam or AdamW; `scale` multiplies the gradients, `missing` names those that steps do not have."""
+    def family(w):
+        def add(name, steps=4, scale=1.0, missing=(), dtype="float32", shapes=None, **args):
+            w.start(op, name)
+            shapes = shapes or {"w": (3, 4), "b": (3,)}
+            params = {k: w.randn(*s) for k, s in shapes.items()}
+            inputs = {f"{t}.{k}": w.randn(*s, std=scale) for t in range(steps) for k, s in shapes.items()
+                      if f"{t}.{k}" not in missing}
+
+            def run(i, p):
+                leaves = {k: v.clone().requires_grad_(True) for k, v in p.items()}
+                stepping = optimiser(leaves.values(), foreach=False, **args)
+                for t in range(steps):
+                    for k, leaf in leaves.items():
+                        grad = i.get(f"{t}.{k}")
+                        leaf.grad = None if grad is None else grad.clone()
+                    stepping.step()
+                return leaves
+
+            tolerance = 1e-5 if dtype == "float32" else 1e-12
+            w.case(op, name, run, inputs, params=params, args=args | {"steps": steps}, grads=[], dtype=dtype,
+                   rtol=tolerance, atol=tolerance / 10)
+
+        add("defaults")
+        add("defaults_f64", dtype="float64")
+        add("lr", lr=0.1)
+        add("weight_decay", lr=0.05, weight_decay=0.1)
+        add("no_weight_decay", lr=0.05, weight_decay=0.0)
+        add("betas", lr=0.05, betas=[0.5, 0.9], weight_decay=0.02)
+        add("betas_zero", lr=0.05, betas=[0.0, 0.0])
+        add("amsgrad", lr=0.05, amsgrad=True, betas=[0.6, 0.3])
+        add("amsgrad_weight_decay_f64", dtype="float64", steps=8, lr=0.05, amsgrad=True, betas=[0.6, 0.3],
+            weight_decay=0.1)
+        add("100_steps", steps=100, lr=0.01, weight_decay=5e-3)
+        add("eps_large", lr=0.5, eps=10.0)
+        add("eps_zero", lr=0.05, eps=0.0)
+        # The root and eps are of one size.
+        add("eps_like_gradients", lr=0.05, scale=1e-6, eps=1e-6)
+        add("eps_above_tiny_gradients_f64", lr=0.05, scale=1e-20, dtype="float64")
+        add("large_gradients", lr=0.05, scale=1e10)
+        add("zero_gradients", lr=0.05, scale=0.0, weight_decay=0.1)
+        # 0 / 0.
+        add("zero_gradients_eps_zero", lr=0.05, scale=0.0, eps=0.0, weight_decay=0.0)
+        # Each parameter counts its own steps.
+        add("missing_gradients", steps=5, lr=0.05, weight_decay=0.1,
+            missing=("0.b", "2.w", "2.b", "3.w"))
+        add("missing_gradients_amsgrad", steps=5, lr=0.05, amsgrad=True, betas=[0.6, 0.3], missing=("0.w", "1.w", "4.b"))
+        add("never_a_gradient", lr=0.05, weight_decay=0.1, missing=tuple(f"{t}.b" for t in range(4)))
+        add("shapes", lr=0.05, weight_decay=0.1, shapes={"scalar": (), "one": (1,), "empty": (0, 3), "conv": (5, 2, 3, 3)})
+    return family
+
+
 def schedule(w):
     def add(case, steps, make, **args):
         w.start("schedule", case)

@@ -123,6 +123,15 @@ pub(super) fn step(case: &Case) -> Result<Step> {
         ("l2_normalize", None) => Box::new(move |x| Ok(ops::l2_normalize(x, 1e-12)?)),
         ("topk", None) => {
             let k = case.size("k")?;
+        ("adam_step", None) => {
+            let (grad, state) = (normal("g", &sizes)?, normal("b", &[&[2], sizes.as_slice()].concat())?);
+            let state = state.sqr()?;
+            let args = ops::AdamStepArgs { weight_decay: 1e-2, decoupled: true, ..Default::default() };
+            Box::new(move |x| {
+                ops::adam_step(x, &grad, &state, &args)?;
+                Ok(state.clone())
+            })
+        }
             Box::new(move |x| Ok(ops::topk(&x.as_detached_tensor(), k, true)?.0))
         }
         (op, None) => return bank_step(op, case, x),

@@ -4,13 +4,18 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 use candle_core::{Device, Tensor, Var};
-use vision_train::optim::{Sgd, SgdConfig};
+use vision_train::optim::{AdamConfig, AdamWConfig, Optimiser, OptimiserConfig, SgdConfig};
 use vision_train::{ParamGroup, Schedule};
 
 use super::{Op, op};
 use crate::case::{Case, Outputs};
 
-pub(super) const OPS: &[Op] = &[op("optim.sgd", &["sgd_step"], sgd), op("schedule", &[], schedule)];
+pub(super) const OPS: &[Op] = &[
+    op("optim.sgd", &["sgd_step"], sgd),
+    op("optim.adam", &["adam_step"], adam),
+    op("optim.adamw", &["adam_step"], adamw),
+    op("schedule", &[], schedule),
+];
 
 fn sgd(case: &Case) -> Result<Outputs> {
     let config = SgdConfig {
@@ -20,6 +25,43 @@ fn sgd(case: &Case) -> Result<Outputs> {
         weight_decay: case.args.f64("weight_decay", 0.0)?,
         nesterov: case.args.bool("nesterov", false)?,
     };
+    steps(case, config.into())
+}
+
+fn adam(case: &Case) -> Result<Outputs> {
+    let default = AdamConfig::default();
+    let config = AdamConfig {
+        lr: case.args.f64("lr", default.lr)?,
+        betas: betas(case, default.betas)?,
+        eps: case.args.f64("eps", default.eps)?,
+        weight_decay: case.args.f64("weight_decay", default.weight_decay)?,
+        amsgrad: case.args.bool("amsgrad", default.amsgrad)?,
+    };
+    steps(case, config.into())
+}
+
+fn adamw(case: &Case) -> Result<Outputs> {
+    let default = AdamWConfig::default();
+    let config = AdamWConfig {
+        lr: case.args.f64("lr", default.lr)?,
+        betas: betas(case, default.betas)?,
+        eps: case.args.f64("eps", default.eps)?,
+        weight_decay: case.args.f64("weight_decay", default.weight_decay)?,
+        amsgrad: case.args.bool("amsgrad", default.amsgrad)?,
+    };
+    steps(case, config.into())
+}
+
+fn betas(case: &Case, default: [f64; 2]) -> Result<[f64; 2]> {
+    match case.args.numbers("betas")?.as_deref() {
+        None => Ok(default),
+        Some(&[first, second]) => Ok([first, second]),
+        Some(other) => bail!("betas are two numbers, found {other:?}"),
+    }
+}
+
+/// The parameters after the steps of a case. A gradient that a step does not have is none.
+fn steps(case: &Case, config: OptimiserConfig) -> Result<Outputs> {
     let mut params = Vec::new();
     for (name, value) in case.params() {
         params.push((name, Var::from_tensor(&value)?));
@@ -28,13 +70,15 @@ fn sgd(case: &Case) -> Result<Outputs> {
         name: "all".to_owned(),
         params: params.clone(),
         lr_mult: 1.0,
-        weight_decay: config.weight_decay,
+        weight_decay: config.weight_decay(),
     };
-    let mut optimiser = Sgd::new(config, vec![group])?;
+    let mut optimiser = Optimiser::new(config, vec![group])?;
     for step in 0..case.args.need_usize("steps")? {
         let mut grads = BTreeMap::new();
         for (name, _) in &params {
-            grads.insert(name.clone(), case.input(&format!("{step}.{name}"))?);
+            if let Some(grad) = case.maybe(&format!("{step}.{name}")) {
+                grads.insert(name.clone(), grad);
+            }
         }
         optimiser.step(&grads, 1.0)?;
     }

@@ -3,6 +3,7 @@
 //! Functions ending in `_nhwc` take and return [`crate::FeatureMap`]s and are what layers use; the ones
 //! named like PyTorch's take `(N, C, H, W)` tensors and convert around them.
 
+mod adam_step;
 mod adaptive_avg_pool2d;
 mod avg_pool2d;
 mod bank_cross_entropy;
@@ -46,6 +47,7 @@ pub(crate) use box_columns::check_boxes;
 
 pub use adaptive_avg_pool2d::*;
 pub use avg_pool2d::*;
+pub use adam_step::*;
 pub use bank_cross_entropy::*;
 pub use batch_norm::*;
 pub use binary_cross_entropy_with_logits::*;
