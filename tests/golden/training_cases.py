@@ -121,6 +121,44 @@ def schedule(w):
     add("cosine", 20, torch_factors(lambda o: lr.CosineAnnealingLR(o, 20)), name="cosine", lr=0.1)
     add("cosine_one_step", 1, torch_factors(lambda o: lr.CosineAnnealingLR(o, 1)), name="cosine", lr=0.1)
 
+    add("cosine_eta_min", 12, torch_factors(lambda o: lr.CosineAnnealingLR(o, 12, eta_min=0.25)), name="cosine",
+        lr=1.0, eta_min=0.25)
+    add("cosine_t_max", 10, torch_factors(lambda o: lr.CosineAnnealingLR(o, 30)), name="cosine", lr=0.1, T_max=30)
+    add("poly", 20, torch_factors(lambda o: lr.PolynomialLR(o, 20, power=0.9)), name="poly", lr=0.01, power=0.9)
+    add("poly_line", 9, torch_factors(lambda o: lr.PolynomialLR(o, 9)), name="poly", lr=0.3)
+    add("poly_square", 15, torch_factors(lambda o: lr.PolynomialLR(o, 15, power=2.0)), name="poly", lr=0.3, power=2.0)
+    add("poly_before_its_end", 10, torch_factors(lambda o: lr.PolynomialLR(o, 25, power=0.9)), name="poly", lr=0.01,
+        power=0.9, total_iters=25)
+    # The rate stays 0.
+    add("poly_beyond_its_end", 12, torch_factors(lambda o: lr.PolynomialLR(o, 7, power=0.9)), name="poly", lr=0.01,
+        power=0.9, total_iters=7)
+    add("poly_one_step", 3, torch_factors(lambda o: lr.PolynomialLR(o, 1, power=0.9)), name="poly", lr=0.01, power=0.9,
+        total_iters=1)
+    add("exponential", 30, torch_factors(lambda o: lr.ExponentialLR(o, 0.9)), name="exponential", lr=0.1, gamma=0.9)
+    add("exponential_grows", 8, torch_factors(lambda o: lr.ExponentialLR(o, 1.5)), name="exponential", lr=1e-3, gamma=1.5)
+    add("exponential_every", 20, torch_factors(lambda o: lr.StepLR(o, 6, 0.3)), name="exponential", lr=0.1, gamma=0.3,
+        step_size=6)
+    add("multistep", 30, torch_factors(lambda o: lr.MultiStepLR(o, [3, 10, 11], 0.5)), name="multistep", lr=0.2,
+        milestones=[3, 10, 11], gamma=0.5)
+    add("multistep_none", 4, torch_factors(lambda o: lr.MultiStepLR(o, [], 0.5)), name="multistep", lr=0.2,
+        milestones=[], gamma=0.5)
+    add("multistep_early", 6, torch_factors(lambda o: lr.MultiStepLR(o, [1, 4], 0.1)), name="multistep", lr=0.2,
+        milestones=[1, 4], gamma=0.1)
+    add("linear", 8, torch_factors(lambda o: lr.LinearLR(o)), name="linear", lr=0.1, total_iters=5)
+    add("linear_down", 8, torch_factors(lambda o: lr.LinearLR(o, 1.0, 0.1, 6)), name="linear", lr=0.1, start_factor=1.0,
+        end_factor=0.1, total_iters=6)
+
+    def chained(warm, start, after):
+        """The product of a warm-up and of what `after` makes, both counted from the start."""
+        return torch_factors(lambda o: lr.ChainedScheduler([lr.LinearLR(o, start, 1.0, warm), after(o)]))
+
+    add("warmup_poly", 25, chained(6, 0.1, lambda o: lr.PolynomialLR(o, 25, 0.9)), name="poly", lr=0.01, power=0.9,
+        warmup_steps=6, warmup_start=0.1)
+    add("warmup_multistep", 25, chained(8, 1 / 3, lambda o: lr.MultiStepLR(o, [5, 15], 0.1)), name="multistep", lr=0.02,
+        milestones=[5, 15], gamma=0.1, warmup_steps=8, warmup_start=1 / 3)
+    add("warmup_exponential", 15, chained(4, 0.01, lambda o: lr.ExponentialLR(o, 0.95)), name="exponential", lr=0.02,
+        gamma=0.95, warmup_steps=4, warmup_start=0.01)
+
     def warmup(after, warm, start):
         """Linear from `start` to one over `warm` steps, times the factor of the schedule it precedes."""
         return lambda n: [f * (1.0 if t >= warm else start + (1.0 - start) * t / warm)

@@ -91,18 +91,31 @@ fn steps(case: &Case, config: OptimiserConfig) -> Result<Outputs> {
 
 fn schedule(case: &Case) -> Result<Outputs> {
     let steps = case.args.need_usize("steps")?;
-    let shape = match case.args.need_text("name")?.as_str() {
+    let args = &case.args;
+    let base = args.need_f64("lr")?;
+    let total = args.usize("total_iters", steps)? as u64;
+    let shape = match args.need_text("name")?.as_str() {
         "constant" => Schedule::Constant,
-        "step" => Schedule::Step {
-            milestones: case.args.counts("milestones")?,
-            gamma: case.args.need_f64("gamma")?,
+        "step" | "multistep" => {
+            Schedule::Step { milestones: args.counts("milestones")?, gamma: args.need_f64("gamma")? }
+        }
+        "exponential" => Schedule::Exponential {
+            every: args.usize("step_size", 1)? as u64,
+            gamma: args.need_f64("gamma")?,
         },
-        "cosine" => Schedule::Cosine { total: steps as u64, last: 0.0 },
+        "cosine" => {
+            let total = args.usize("T_max", steps)? as u64;
+            Schedule::Cosine { total, last: args.f64("eta_min", 0.0)? / base }
+        }
+        "poly" => Schedule::Poly { total, power: args.f64("power", 1.0)? },
+        "linear" => Schedule::Linear {
+            total,
+            first: args.f64("start_factor", 1.0 / 3.0)?,
+            last: args.f64("end_factor", 1.0)?,
+        },
         other => bail!("unknown schedule {other}"),
     };
-    let schedule =
-        shape.warmed_up(case.args.usize("warmup_steps", 0)? as u64, case.args.f64("warmup_start", 0.0)?);
-    let base = case.args.need_f64("lr")?;
+    let schedule = shape.warmed_up(args.usize("warmup_steps", 0)? as u64, args.f64("warmup_start", 0.0)?);
     let rates: Vec<f64> = (0..steps as u64).map(|step| base * schedule.factor(step)).collect();
     Ok(Outputs::default().with("lr", Tensor::new(rates, &Device::Cpu)?))
 }
