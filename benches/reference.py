@@ -185,8 +185,8 @@ def op_step(case):
         run = lambda: getattr(F, op)(x, weight, **moved)
     elif op == "max_pool2d":
         run = lambda: F.max_pool2d(x, rest["kernel"], **moved)
-    elif op == "adaptive_avg_pool2d":
-        run = lambda: F.adaptive_avg_pool2d(x, rest["output"])
+    elif op in ("adaptive_avg_pool2d", "adaptive_max_pool2d"):
+        run = lambda: getattr(F, op)(x, rest["output"])
     elif op == "batch_norm":
         c = x.shape[1]
         mean, var = torch.zeros(c), torch.ones(c)

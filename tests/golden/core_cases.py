@@ -165,6 +165,56 @@ def adaptive_avg_pool2d(w):
     w.error("adaptive_avg_pool2d", "error_no_pixels", {"input": w.randn(1, 1, 0, 4)}, {"output_size": 1}, "input")
 
 
+def adaptive_max_pool2d(w):
+    def add(name, x, output_size, layout=None, make=None, dtype="float32", divides=False, grads=None):
+        w.start("adaptive_max_pool2d", name)
+        args = {"output_size": output_size} | ({"layout": layout} if layout else {})
+        w.case("adaptive_max_pool2d", name,
+               lambda i, _: {"output": F.adaptive_max_pool2d(i["input"], output_size)},
+               {"input": make(w) if make else w.randn(*x)}, args=args, dtype=dtype, grads=grads, rtol=0.0,
+               # Where bins overlap, the order of a sum decides the last bit of the gradient.
+               atol=0.0 if divides else 1e-6)
+
+    add("global", (2, 5, 7, 7), 1, divides=True)
+    add("global_1x1_input", (3, 4, 1, 1), 1, divides=True)
+    add("divides", (2, 3, 8, 6), [4, 3], divides=True)
+    add("does_not_divide", (2, 3, 7, 10), [3, 4])
+    add("does_not_divide_f64", (2, 3, 11, 5), [4, 3], dtype="float64")
+    add("enlarges", (1, 2, 3, 2), [5, 7])
+    add("same_size", (1, 3, 4, 5), [4, 5], divides=True)
+    add("one_row", (1, 3, 6, 9), [1, 4])
+    add("one_column", (1, 3, 6, 9), [5, 1])
+    add("one_pixel_high", (2, 3, 1, 9), [2, 4])
+    add("batch9_channels1", (9, 1, 5, 5), 2)
+    add("pyramid", (1, 17, 13, 11), 6)
+    add("empty_batch", (0, 3, 6, 6), 1)
+    add("no_bins", (2, 3, 6, 6), [0, 2], grads=[])
+    # Equal values: the first one in row order takes the whole gradient.
+    add("ties", None, [3, 4], make=lambda w: w.randint(0, 2, 2, 3, 9, 9).double())
+    add("ties_constant", None, 2, make=lambda w: torch.full((1, 2, 4, 4), 0.5, dtype=torch.float64), divides=True)
+    add("all_negative", None, 3, make=lambda w: -1.0 - w.rand(1, 2, 7, 7))
+
+    def with_infinity(w):
+        x = w.randn(1, 2, 6, 6)
+        x[0, 0, 1, 1], x[0, 1, :4, :4] = float("inf"), float("-inf")
+        return x
+
+    add("infinities", None, 3, make=with_infinity, divides=True)
+
+    def with_nan(w):
+        x = w.randn(1, 2, 6, 6)
+        # Of two in a bin, the last one takes the gradient.
+        x[0, 0, 2, 3] = x[0, 1, 0, 0] = x[0, 1, 1, 1] = float("nan")
+        return x
+
+    add("nan", None, 3, make=with_nan, divides=True)
+    add("channels_last", (2, 3, 6, 7), [3, 2], layout="channels_last")
+    add("transposed", (2, 3, 7, 5), [2, 3], layout="transposed")
+    add("sliced", (2, 3, 7, 5), [2, 3], layout="sliced")
+    w.error("adaptive_max_pool2d", "error_rank", {"input": w.randn(1, 4, 4)}, {"output_size": 1}, "input")
+    w.error("adaptive_max_pool2d", "error_no_pixels", {"input": w.randn(1, 1, 0, 4)}, {"output_size": 1}, "input")
+
+
 def batch_norm(w):
     def add(name, x, training, momentum=0.1, eps=1e-5, scale=1.0, mean=0.0, layout=None, dtype="float32",
             grads=None, atol=2e-5):

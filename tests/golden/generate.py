@@ -29,6 +29,7 @@ FAMILIES = [
     ("conv_transpose2d", ["conv_transpose2d"], core_cases.conv_transpose2d),
     ("max_pool2d", ["max_pool2d"], core_cases.max_pool2d),
     ("adaptive_avg_pool2d", ["adaptive_avg_pool2d"], core_cases.adaptive_avg_pool2d),
+    ("adaptive_max_pool2d", ["adaptive_max_pool2d"], core_cases.adaptive_max_pool2d),
     ("batch_norm", ["batch_norm"], core_cases.batch_norm),
     ("relu", ["relu"], core_cases.relu),
     ("linear", ["linear"], core_cases.linear),

@@ -57,6 +57,10 @@ pub(super) fn step(case: &Case) -> Result<Step> {
             let size = [case.size("output")?; 2];
             Box::new(move |x| Ok(ops::adaptive_avg_pool2d_nhwc(&map(x)?, size)?.nhwc().clone()))
         }
+        ("adaptive_max_pool2d", None) => {
+            let size = [case.size("output")?; 2];
+            Box::new(move |x| Ok(ops::adaptive_max_pool2d_nhwc(&map(x)?, size)?.nhwc().clone()))
+        }
         ("batch_norm", None) => {
             let channels = sizes[1];
             let vector = |value: f64| Ok::<_, anyhow::Error>(Var::from_tensor(&full(channels, value)?)?);
@@ -119,10 +123,6 @@ pub(super) fn step(case: &Case) -> Result<Step> {
                 Ok(buffer.clone())
             })
         }
-        ("softplus", None) => Box::new(move |x| Ok(ops::softplus(x)?)),
-        ("l2_normalize", None) => Box::new(move |x| Ok(ops::l2_normalize(x, 1e-12)?)),
-        ("topk", None) => {
-            let k = case.size("k")?;
         ("adam_step", None) => {
             let (grad, state) = (normal("g", &sizes)?, normal("b", &[&[2], sizes.as_slice()].concat())?);
             let state = state.sqr()?;
@@ -132,6 +132,10 @@ pub(super) fn step(case: &Case) -> Result<Step> {
                 Ok(state.clone())
             })
         }
+        ("softplus", None) => Box::new(move |x| Ok(ops::softplus(x)?)),
+        ("l2_normalize", None) => Box::new(move |x| Ok(ops::l2_normalize(x, 1e-12)?)),
+        ("topk", None) => {
+            let k = case.size("k")?;
             Box::new(move |x| Ok(ops::topk(&x.as_detached_tensor(), k, true)?.0))
         }
         (op, None) => return bank_step(op, case, x),

@@ -12,6 +12,7 @@ pub(super) const OPS: &[Op] = &[
     op("conv_transpose2d", &["conv_transpose2d"], conv_transpose2d),
     op("max_pool2d", &["max_pool2d"], max_pool2d),
     op("adaptive_avg_pool2d", &["adaptive_avg_pool2d"], adaptive_avg_pool2d),
+    op("adaptive_max_pool2d", &["adaptive_max_pool2d"], adaptive_max_pool2d),
     op("batch_norm", &["batch_norm"], batch_norm),
     op("relu", &["relu"], relu),
     op("linear", &["linear"], linear),
@@ -60,6 +61,11 @@ fn max_pool2d(case: &Case) -> Result<Outputs> {
 fn adaptive_avg_pool2d(case: &Case) -> Result<Outputs> {
     let Some(size) = case.args.pair("output_size")? else { bail!("argument output_size is missing") };
     Ok(Outputs::one(ops::adaptive_avg_pool2d(&case.input("input")?, size)?))
+}
+
+fn adaptive_max_pool2d(case: &Case) -> Result<Outputs> {
+    let Some(size) = case.args.pair("output_size")? else { bail!("argument output_size is missing") };
+    Ok(Outputs::one(ops::adaptive_max_pool2d(&case.input("input")?, size)?))
 }
 
 fn batch_norm(case: &Case) -> Result<Outputs> {

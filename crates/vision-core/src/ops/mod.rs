@@ -5,6 +5,8 @@
 
 mod adam_step;
 mod adaptive_avg_pool2d;
+mod adaptive_bins;
+mod adaptive_max_pool2d;
 mod avg_pool2d;
 mod bank_cross_entropy;
 mod batch_norm;
@@ -45,9 +47,10 @@ mod topk;
 
 pub(crate) use box_columns::check_boxes;
 
-pub use adaptive_avg_pool2d::*;
-pub use avg_pool2d::*;
 pub use adam_step::*;
+pub use adaptive_avg_pool2d::*;
+pub use adaptive_max_pool2d::*;
+pub use avg_pool2d::*;
 pub use bank_cross_entropy::*;
 pub use batch_norm::*;
 pub use binary_cross_entropy_with_logits::*;
