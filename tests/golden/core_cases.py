@@ -217,7 +217,7 @@ def adaptive_max_pool2d(w):
 
 def batch_norm(w):
     def add(name, x, training, momentum=0.1, eps=1e-5, scale=1.0, mean=0.0, layout=None, dtype="float32",
-            grads=None, atol=2e-5):
+            grads=None, atol=2e-5, **ranks):
         w.start("batch_norm", name)
         c = x[1]
         inputs = {
@@ -233,7 +233,7 @@ def batch_norm(w):
             out = F.batch_norm(i["input"], running_mean, running_var, i["weight"], i["bias"], training, momentum, eps)
             return {"output": out, "running_mean": running_mean, "running_var": running_var}
 
-        args = {"training": training, "momentum": momentum, "eps": eps} | ({"layout": layout} if layout else {})
+        args = {"training": training, "momentum": momentum, "eps": eps} | ({"layout": layout} if layout else {}) | ranks
         w.case("batch_norm", name, run, inputs, args=args, dtype=dtype, atol=atol if dtype == "float32" else 1e-11,
                rtol=2e-5 if dtype == "float32" else 1e-11,
                grads=["in.input", "in.weight", "in.bias"] if grads is None else grads)
@@ -256,6 +256,22 @@ def batch_norm(w):
            "running_mean": torch.zeros(2), "running_var": torch.ones(2)}
     w.error("batch_norm", "error_one_value", one, {"training": True}, "value")
     w.error("batch_norm", "error_channels", one | {"input": w.randn(2, 3, 2, 2)}, {"training": False}, "weight")
+    # `world_size` ranks share the batch, `shards` pictures each; the reference sees all of it.
+    add("ranks2", (4, 3, 5, 6), True, world_size=2)
+    add("ranks2_f64", (4, 3, 5, 6), True, dtype="float64", world_size=2)
+    add("ranks4", (8, 5, 3, 4), True, momentum=0.3, eps=1e-3, world_size=4)
+    add("ranks4_f64", (8, 5, 3, 4), True, momentum=0.3, eps=1e-3, dtype="float64", world_size=4)
+    add("ranks2_unequal", (5, 4, 4, 3), True, world_size=2, shards=[1, 4])
+    add("ranks2_unequal_f64", (5, 4, 4, 3), True, dtype="float64", world_size=2, shards=[1, 4])
+    add("ranks4_unequal", (9, 33, 3, 2), True, world_size=4, shards=[2, 1, 5, 1])
+    add("ranks4_unequal_f64", (9, 33, 3, 2), True, dtype="float64", world_size=4, shards=[2, 1, 5, 1])
+    add("ranks4_empty_ranks", (4, 3, 4, 4), True, world_size=4, shards=[0, 3, 0, 1])
+    add("ranks2_one_value_each", (2, 6, 1, 1), True, dtype="float64", world_size=2)
+    add("ranks2_large_mean", (4, 3, 6, 6), True, mean=200.0, atol=2e-3, world_size=2)
+    add("ranks2_large_mean_f64", (4, 3, 6, 6), True, mean=200.0, dtype="float64", world_size=2, shards=[3, 1])
+    add("ranks2_channels_last", (3, 4, 5, 5), True, layout="channels_last", world_size=2)
+    add("ranks2_eval", (4, 3, 5, 6), False, world_size=2)
+    w.error("batch_norm", "error_ranks_one_value", one, {"training": True, "world_size": 2}, "value")
 
 
 def relu(w):
