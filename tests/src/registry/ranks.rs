@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Tensor, Var};
 use vision_core::dist::{Collective, Threads};
 use vision_core::{FeatureMap, ops};
@@ -70,9 +70,11 @@ pub(super) fn batch_norm(case: &Case) -> Result<Outputs> {
         let running = [running_mean.as_detached_tensor(), running_var.as_detached_tensor()];
         Ok(Shard { output: output.detach(), running, grads })
     };
-    let shards = Threads::run(world, PATIENCE, work).into_iter();
-    let shards =
-        shards.map(|shard| shard.map_err(|_| anyhow!("a rank panicked"))?).collect::<Result<Vec<_>>>()?;
+    let mut shards = Vec::with_capacity(world);
+    for shard in Threads::run(world, PATIENCE, work) {
+        let Ok(shard) = shard else { bail!("a rank panicked") };
+        shards.push(shard?);
+    }
     join(&shards)
 }
 
@@ -83,7 +85,7 @@ fn join(shards: &[Shard]) -> Result<Outputs> {
     let mut outputs = Outputs::one(Tensor::cat(&parts, 0)?);
     for (at, name) in ["running_mean", "running_var"].into_iter().enumerate() {
         for other in shards {
-            let apart = (&other.running[at] - &first.running[at])?.abs()?.sum_all()?;
+            let apart = (&other.running[at] - &first.running[at])?.sqr()?.sum_all()?;
             ensure!(apart.to_dtype(DType::F64)?.to_scalar::<f64>()? == 0.0, "{name} differs between ranks");
         }
         outputs = outputs.with(name, first.running[at].clone());
