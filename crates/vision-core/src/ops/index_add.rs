@@ -208,22 +208,11 @@ impl Places {
             return Vec::new();
         }
         let Some(columns) = &self.columns else {
-            let row = |&row: &u32| &from[row as usize * self.width..][..self.width];
-            if rayon::current_num_threads() == 1 {
-                // Without clearing the memory first.
-                let mut out = Vec::with_capacity(len);
-                for at in index {
-                    out.extend_from_slice(row(at));
-                }
-                return out;
+            // One after the other: to clear the memory first, for threads to fill it, takes as long.
+            let mut out = Vec::with_capacity(len);
+            for &row in index {
+                out.extend_from_slice(&from[row as usize * self.width..][..self.width]);
             }
-            let mut out = vec![T::ZERO; len];
-            let chunk = chunk_rows(index.len(), self.width);
-            out.par_chunks_mut(chunk * self.width).zip(index.par_chunks(chunk)).for_each(|(out, index)| {
-                for (out, at) in out.chunks_exact_mut(self.width).zip(index) {
-                    out.copy_from_slice(row(at));
-                }
-            });
             return out;
         };
         let mut out = vec![T::ZERO; len];
