@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use candle_core::{Shape, Tensor};
 
-use super::support::{check_device, check_float};
+use super::support::{check_device, check_float, check_result};
 use crate::FeatureMap;
 use crate::error::{Error, Result};
 
@@ -31,16 +31,12 @@ impl Bins {
             return Err(Error::shape(format!("{op}: input"), "at least one pixel", input.dims()));
         }
         let bins = Self { batch, input: [height, width], output, channels };
-        let sums_fit = |axis: usize| {
-            let (size, bins) = (bins.input[axis], bins.output[axis]);
-            bins.checked_add(1).and_then(|b| b.checked_mul(size)).is_some_and(|n| n <= usize::MAX - bins)
-        };
-        let elements = bins.shape().dims().iter().try_fold(1usize, |all, &n| all.checked_mul(n));
-        if sums_fit(0) && sums_fit(1) && elements.is_some_and(|n| n <= isize::MAX as usize / 8) {
-            Ok(bins)
-        } else {
-            Err(Error::argument(format!("{op}: output_size"), format!("{output:?} is too large")))
-        }
+        let what = format!("{op}: output_size");
+        check_result(&what, bins.shape().dims())?;
+        // Bins are found by products of both.
+        check_result(&what, &[height, output[0]])?;
+        check_result(&what, &[width, output[1]])?;
+        Ok(bins)
     }
 
     /// The result's shape.

@@ -222,6 +222,18 @@ pub(crate) fn check_dims(what: &str, tensor: &Tensor, dims: &[usize]) -> Result<
     if tensor.dims() == dims { Ok(()) } else { Err(Error::shape(what, format!("{dims:?}"), tensor.dims())) }
 }
 
+/// Fails if a result of the sizes `dims` cannot be held in memory, which the argument `what` asks for. Sizes of 0 do not
+/// excuse others: there are loops over those.
+pub(crate) fn check_result(what: &str, dims: &[usize]) -> Result<()> {
+    const LONGEST: usize = 1 << 31;
+    let elements = dims.iter().try_fold(1usize, |all, &size| all.checked_mul(size.max(1)));
+    if elements.is_some_and(|n| n <= isize::MAX as usize / 16) && dims.iter().all(|&size| size <= LONGEST) {
+        Ok(())
+    } else {
+        Err(Error::argument(what, format!("a result of {dims:?} does not fit into memory")))
+    }
+}
+
 /// Fails unless `tensor` can be updated in place as one run of memory.
 pub(crate) fn check_contiguous(what: &str, tensor: &Tensor) -> Result<()> {
     if tensor.is_contiguous() {
