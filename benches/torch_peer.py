@@ -189,8 +189,8 @@ def op_step(case):
         run = lambda: getattr(F, op)(x, weight, **moved)
     elif op == "max_pool2d":
         run = lambda: F.max_pool2d(x, rest["kernel"], **moved)
-    elif op == "adaptive_avg_pool2d":
-        run = lambda: F.adaptive_avg_pool2d(x, rest["output"])
+    elif op in ("adaptive_avg_pool2d", "adaptive_max_pool2d"):
+        run = lambda: getattr(F, op)(x, rest["output"])
     elif op == "batch_norm":
         c = x.shape[1]
         mean, var = torch.zeros(c), torch.ones(c)
@@ -231,8 +231,11 @@ def op_step(case):
         # One sample per cell, read the same way.
         boxes = boxes_of(case)
         run = lambda: ops.roi_align(x, boxes, rest["output"], rest["spatial_scale"], 1)
-    elif op == "sgd_step":
-        optimiser = torch.optim.SGD([x], lr=1e-3, momentum=0.9, weight_decay=5e-4)
+    elif op in ("sgd_step", "adam_step"):
+        if op == "sgd_step":
+            optimiser = torch.optim.SGD([x], lr=1e-3, momentum=0.9, weight_decay=5e-4)
+        else:
+            optimiser = torch.optim.AdamW([x], lr=1e-3, weight_decay=1e-2)
         gradient = torch.randn_like(x)
 
         def run():

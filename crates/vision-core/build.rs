@@ -23,7 +23,7 @@ mod kernels {
         let out = PathBuf::from(std::env::var("OUT_DIR")?);
         let bindings = cudaforge::KernelBuilder::new()
             .source_glob("src/ops/**/*.cu")
-            .watch(vec!["src/cuda/kernel.cuh", "src/cuda/corners.cuh"])
+            .watch(vec!["src/cuda/kernel.cuh", "src/cuda/corners.cuh", "src/cuda/bins.cuh"])
             .include_path("src/cuda")
             .arg("-std=c++17")
             .arg("-O3")

@@ -165,9 +165,59 @@ def adaptive_avg_pool2d(w):
     w.error("adaptive_avg_pool2d", "error_no_pixels", {"input": w.randn(1, 1, 0, 4)}, {"output_size": 1}, "input")
 
 
+def adaptive_max_pool2d(w):
+    def add(name, x, output_size, layout=None, make=None, dtype="float32", divides=False, grads=None):
+        w.start("adaptive_max_pool2d", name)
+        args = {"output_size": output_size} | ({"layout": layout} if layout else {})
+        w.case("adaptive_max_pool2d", name,
+               lambda i, _: {"output": F.adaptive_max_pool2d(i["input"], output_size)},
+               {"input": make(w) if make else w.randn(*x)}, args=args, dtype=dtype, grads=grads, rtol=0.0,
+               # Where bins overlap, the order of a sum decides the last bit of the gradient.
+               atol=0.0 if divides else 1e-6)
+
+    add("global", (2, 5, 7, 7), 1, divides=True)
+    add("global_1x1_input", (3, 4, 1, 1), 1, divides=True)
+    add("divides", (2, 3, 8, 6), [4, 3], divides=True)
+    add("does_not_divide", (2, 3, 7, 10), [3, 4])
+    add("does_not_divide_f64", (2, 3, 11, 5), [4, 3], dtype="float64")
+    add("enlarges", (1, 2, 3, 2), [5, 7])
+    add("same_size", (1, 3, 4, 5), [4, 5], divides=True)
+    add("one_row", (1, 3, 6, 9), [1, 4])
+    add("one_column", (1, 3, 6, 9), [5, 1])
+    add("one_pixel_high", (2, 3, 1, 9), [2, 4])
+    add("batch9_channels1", (9, 1, 5, 5), 2)
+    add("pyramid", (1, 17, 13, 11), 6)
+    add("empty_batch", (0, 3, 6, 6), 1)
+    add("no_bins", (2, 3, 6, 6), [0, 2], grads=[])
+    # Equal values: the first one in row order takes the whole gradient.
+    add("ties", None, [3, 4], make=lambda w: w.randint(0, 2, 2, 3, 9, 9).double())
+    add("ties_constant", None, 2, make=lambda w: torch.full((1, 2, 4, 4), 0.5, dtype=torch.float64), divides=True)
+    add("all_negative", None, 3, make=lambda w: -1.0 - w.rand(1, 2, 7, 7))
+
+    def with_infinity(w):
+        x = w.randn(1, 2, 6, 6)
+        x[0, 0, 1, 1], x[0, 1, :4, :4] = float("inf"), float("-inf")
+        return x
+
+    add("infinities", None, 3, make=with_infinity, divides=True)
+
+    def with_nan(w):
+        x = w.randn(1, 2, 6, 6)
+        # Of two in a bin, the last one takes the gradient.
+        x[0, 0, 2, 3] = x[0, 1, 0, 0] = x[0, 1, 1, 1] = float("nan")
+        return x
+
+    add("nan", None, 3, make=with_nan, divides=True)
+    add("channels_last", (2, 3, 6, 7), [3, 2], layout="channels_last")
+    add("transposed", (2, 3, 7, 5), [2, 3], layout="transposed")
+    add("sliced", (2, 3, 7, 5), [2, 3], layout="sliced")
+    w.error("adaptive_max_pool2d", "error_rank", {"input": w.randn(1, 4, 4)}, {"output_size": 1}, "input")
+    w.error("adaptive_max_pool2d", "error_no_pixels", {"input": w.randn(1, 1, 0, 4)}, {"output_size": 1}, "input")
+
+
 def batch_norm(w):
     def add(name, x, training, momentum=0.1, eps=1e-5, scale=1.0, mean=0.0, layout=None, dtype="float32",
-            grads=None, atol=2e-5):
+            grads=None, atol=2e-5, **ranks):
         w.start("batch_norm", name)
         c = x[1]
         inputs = {
@@ -183,7 +233,7 @@ def batch_norm(w):
             out = F.batch_norm(i["input"], running_mean, running_var, i["weight"], i["bias"], training, momentum, eps)
             return {"output": out, "running_mean": running_mean, "running_var": running_var}
 
-        args = {"training": training, "momentum": momentum, "eps": eps} | ({"layout": layout} if layout else {})
+        args = {"training": training, "momentum": momentum, "eps": eps} | ({"layout": layout} if layout else {}) | ranks
         w.case("batch_norm", name, run, inputs, args=args, dtype=dtype, atol=atol if dtype == "float32" else 1e-11,
                rtol=2e-5 if dtype == "float32" else 1e-11,
                grads=["in.input", "in.weight", "in.bias"] if grads is None else grads)
@@ -206,6 +256,22 @@ def batch_norm(w):
            "running_mean": torch.zeros(2), "running_var": torch.ones(2)}
     w.error("batch_norm", "error_one_value", one, {"training": True}, "value")
     w.error("batch_norm", "error_channels", one | {"input": w.randn(2, 3, 2, 2)}, {"training": False}, "weight")
+    # `world_size` ranks share the batch, `shards` pictures each; the reference sees all of it.
+    add("ranks2", (4, 3, 5, 6), True, world_size=2)
+    add("ranks2_f64", (4, 3, 5, 6), True, dtype="float64", world_size=2)
+    add("ranks4", (8, 5, 3, 4), True, momentum=0.3, eps=1e-3, world_size=4)
+    add("ranks4_f64", (8, 5, 3, 4), True, momentum=0.3, eps=1e-3, dtype="float64", world_size=4)
+    add("ranks2_unequal", (5, 4, 4, 3), True, world_size=2, shards=[1, 4])
+    add("ranks2_unequal_f64", (5, 4, 4, 3), True, dtype="float64", world_size=2, shards=[1, 4])
+    add("ranks4_unequal", (9, 33, 3, 2), True, world_size=4, shards=[2, 1, 5, 1])
+    add("ranks4_unequal_f64", (9, 33, 3, 2), True, dtype="float64", world_size=4, shards=[2, 1, 5, 1])
+    add("ranks4_empty_ranks", (4, 3, 4, 4), True, world_size=4, shards=[0, 3, 0, 1])
+    add("ranks2_one_value_each", (2, 6, 1, 1), True, dtype="float64", world_size=2)
+    add("ranks2_large_mean", (4, 3, 6, 6), True, mean=200.0, atol=2e-3, world_size=2)
+    add("ranks2_large_mean_f64", (4, 3, 6, 6), True, mean=200.0, dtype="float64", world_size=2, shards=[3, 1])
+    add("ranks2_channels_last", (3, 4, 5, 5), True, layout="channels_last", world_size=2)
+    add("ranks2_eval", (4, 3, 5, 6), False, world_size=2)
+    w.error("batch_norm", "error_ranks_one_value", one, {"training": True, "world_size": 2}, "value")
 
 
 def relu(w):

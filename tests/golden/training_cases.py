@@ -41,6 +41,59 @@ def sgd(w):
     add("nesterov_weight_decay", lr=0.1, momentum=0.8, nesterov=True, weight_decay=0.01)
 
 
+def adam(op, optimiser):
+    """Adam or AdamW; `scale` multiplies the gradients, `missing` names those that steps do not have."""
+    def family(w):
+        def add(name, steps=4, scale=1.0, missing=(), dtype="float32", shapes=None, **args):
+            w.start(op, name)
+            shapes = shapes or {"w": (3, 4), "b": (3,)}
+            params = {k: w.randn(*s) for k, s in shapes.items()}
+            inputs = {f"{t}.{k}": w.randn(*s, std=scale) for t in range(steps) for k, s in shapes.items()
+                      if f"{t}.{k}" not in missing}
+
+            def run(i, p):
+                leaves = {k: v.clone().requires_grad_(True) for k, v in p.items()}
+                stepping = optimiser(leaves.values(), foreach=False, **args)
+                for t in range(steps):
+                    for k, leaf in leaves.items():
+                        grad = i.get(f"{t}.{k}")
+                        leaf.grad = None if grad is None else grad.clone()
+                    stepping.step()
+                return leaves
+
+            tolerance = 1e-5 if dtype == "float32" else 1e-12
+            w.case(op, name, run, inputs, params=params, args=args | {"steps": steps}, grads=[], dtype=dtype,
+                   rtol=tolerance, atol=tolerance / 10)
+
+        add("defaults")
+        add("defaults_f64", dtype="float64")
+        add("lr", lr=0.1)
+        add("weight_decay", lr=0.05, weight_decay=0.1)
+        add("no_weight_decay", lr=0.05, weight_decay=0.0)
+        add("betas", lr=0.05, betas=[0.5, 0.9], weight_decay=0.02)
+        add("betas_zero", lr=0.05, betas=[0.0, 0.0])
+        add("amsgrad", lr=0.05, amsgrad=True, betas=[0.6, 0.3])
+        add("amsgrad_weight_decay_f64", dtype="float64", steps=8, lr=0.05, amsgrad=True, betas=[0.6, 0.3],
+            weight_decay=0.1)
+        add("100_steps", steps=100, lr=0.01, weight_decay=5e-3)
+        add("eps_large", lr=0.5, eps=10.0)
+        add("eps_zero", lr=0.05, eps=0.0)
+        # The root and eps are of one size.
+        add("eps_like_gradients", lr=0.05, scale=1e-6, eps=1e-6)
+        add("eps_above_tiny_gradients_f64", lr=0.05, scale=1e-20, dtype="float64")
+        add("large_gradients", lr=0.05, scale=1e10)
+        add("zero_gradients", lr=0.05, scale=0.0, weight_decay=0.1)
+        # 0 / 0.
+        add("zero_gradients_eps_zero", lr=0.05, scale=0.0, eps=0.0, weight_decay=0.0)
+        # Each parameter counts its own steps.
+        add("missing_gradients", steps=5, lr=0.05, weight_decay=0.1,
+            missing=("0.b", "2.w", "2.b", "3.w"))
+        add("missing_gradients_amsgrad", steps=5, lr=0.05, amsgrad=True, betas=[0.6, 0.3], missing=("0.w", "1.w", "4.b"))
+        add("never_a_gradient", lr=0.05, weight_decay=0.1, missing=tuple(f"{t}.b" for t in range(4)))
+        add("shapes", lr=0.05, weight_decay=0.1, shapes={"scalar": (), "one": (1,), "empty": (0, 3), "conv": (5, 2, 3, 3)})
+    return family
+
+
 def schedule(w):
     def add(case, steps, make, **args):
         w.start("schedule", case)
@@ -67,6 +120,44 @@ def schedule(w):
         milestones=[2, 5, 9], gamma=0.2)
     add("cosine", 20, torch_factors(lambda o: lr.CosineAnnealingLR(o, 20)), name="cosine", lr=0.1)
     add("cosine_one_step", 1, torch_factors(lambda o: lr.CosineAnnealingLR(o, 1)), name="cosine", lr=0.1)
+
+    add("cosine_eta_min", 12, torch_factors(lambda o: lr.CosineAnnealingLR(o, 12, eta_min=0.25)), name="cosine",
+        lr=1.0, eta_min=0.25)
+    add("cosine_t_max", 10, torch_factors(lambda o: lr.CosineAnnealingLR(o, 30)), name="cosine", lr=0.1, T_max=30)
+    add("poly", 20, torch_factors(lambda o: lr.PolynomialLR(o, 20, power=0.9)), name="poly", lr=0.01, power=0.9)
+    add("poly_line", 9, torch_factors(lambda o: lr.PolynomialLR(o, 9)), name="poly", lr=0.3)
+    add("poly_square", 15, torch_factors(lambda o: lr.PolynomialLR(o, 15, power=2.0)), name="poly", lr=0.3, power=2.0)
+    add("poly_before_its_end", 10, torch_factors(lambda o: lr.PolynomialLR(o, 25, power=0.9)), name="poly", lr=0.01,
+        power=0.9, total_iters=25)
+    # The rate stays 0.
+    add("poly_beyond_its_end", 12, torch_factors(lambda o: lr.PolynomialLR(o, 7, power=0.9)), name="poly", lr=0.01,
+        power=0.9, total_iters=7)
+    add("poly_one_step", 3, torch_factors(lambda o: lr.PolynomialLR(o, 1, power=0.9)), name="poly", lr=0.01, power=0.9,
+        total_iters=1)
+    add("exponential", 30, torch_factors(lambda o: lr.ExponentialLR(o, 0.9)), name="exponential", lr=0.1, gamma=0.9)
+    add("exponential_grows", 8, torch_factors(lambda o: lr.ExponentialLR(o, 1.5)), name="exponential", lr=1e-3, gamma=1.5)
+    add("exponential_every", 20, torch_factors(lambda o: lr.StepLR(o, 6, 0.3)), name="exponential", lr=0.1, gamma=0.3,
+        step_size=6)
+    add("multistep", 30, torch_factors(lambda o: lr.MultiStepLR(o, [3, 10, 11], 0.5)), name="multistep", lr=0.2,
+        milestones=[3, 10, 11], gamma=0.5)
+    add("multistep_none", 4, torch_factors(lambda o: lr.MultiStepLR(o, [], 0.5)), name="multistep", lr=0.2,
+        milestones=[], gamma=0.5)
+    add("multistep_early", 6, torch_factors(lambda o: lr.MultiStepLR(o, [1, 4], 0.1)), name="multistep", lr=0.2,
+        milestones=[1, 4], gamma=0.1)
+    add("linear", 8, torch_factors(lambda o: lr.LinearLR(o)), name="linear", lr=0.1, total_iters=5)
+    add("linear_down", 8, torch_factors(lambda o: lr.LinearLR(o, 1.0, 0.1, 6)), name="linear", lr=0.1, start_factor=1.0,
+        end_factor=0.1, total_iters=6)
+
+    def chained(warm, start, after):
+        """The product of a warm-up and of what `after` makes, both counted from the start."""
+        return torch_factors(lambda o: lr.ChainedScheduler([lr.LinearLR(o, start, 1.0, warm), after(o)]))
+
+    add("warmup_poly", 25, chained(6, 0.1, lambda o: lr.PolynomialLR(o, 25, 0.9)), name="poly", lr=0.01, power=0.9,
+        warmup_steps=6, warmup_start=0.1)
+    add("warmup_multistep", 25, chained(8, 1 / 3, lambda o: lr.MultiStepLR(o, [5, 15], 0.1)), name="multistep", lr=0.02,
+        milestones=[5, 15], gamma=0.1, warmup_steps=8, warmup_start=1 / 3)
+    add("warmup_exponential", 15, chained(4, 0.01, lambda o: lr.ExponentialLR(o, 0.95)), name="exponential", lr=0.02,
+        gamma=0.95, warmup_steps=4, warmup_start=0.01)
 
     def warmup(after, warm, start):
         """Linear from `start` to one over `warm` steps, times the factor of the schedule it precedes."""

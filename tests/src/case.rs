@@ -40,6 +40,9 @@ pub struct Outputs {
     pub tensors: BTreeMap<String, Tensor>,
     /// Variables the op made itself (a network's parameters), by state dict name, for `grad.param.NAME`.
     pub params: BTreeMap<String, Tensor>,
+    /// Gradients that the op computed itself, by name with `in.` or `param.`: of ranks, which go backward together,
+    /// each on a thread of its own.
+    pub grads: BTreeMap<String, Tensor>,
 }
 
 impl Outputs {
@@ -249,6 +252,16 @@ impl Case {
         self.arrays.iter().filter_map(move |(name, array)| Some((name.strip_prefix(prefix)?, array)))
     }
 
+    /// The upstream gradient of output NAME, on the device of the case.
+    ///
+    /// # Errors
+    /// If the case has none.
+    pub fn upstream(&self, name: &str) -> Result<Tensor> {
+        let key = format!("gradout.{name}");
+        let array = self.arrays.get(&key).ok_or_else(|| anyhow!("the case has no {key}"))?;
+        to_tensor(array, &self.device)
+    }
+
     /// Runs backward from `outputs` with the upstream gradients of the file; `None` if it has none.
     ///
     /// # Errors
@@ -281,6 +294,9 @@ impl Case {
     /// # Errors
     /// If there is no such tensor.
     pub fn gradient(&self, name: &str, outputs: &Outputs, grads: &GradStore) -> Result<Option<Tensor>> {
+        if let Some(grad) = outputs.grads.get(name) {
+            return Ok(Some(grad.clone()));
+        }
         let leaf = match (name.strip_prefix("in."), name.strip_prefix("param.")) {
             (Some(key), _) => self.inputs.get(key),
             (_, Some(key)) => match outputs.params.get(key) {

@@ -108,7 +108,7 @@ impl InstDisc {
         let stages = self.backbone.forward_features(&FeatureMap::from_nchw(pictures)?, pass)?;
         let last = stages.last().ok_or_else(|| Error::size("stages", "at least one", 0))?;
         let pooled = self.backbone.pooled(last)?;
-        let embedding = ops::l2_normalize(&self.fc.forward(&pooled)?, NORM_EPS)?;
+        let embedding = pass.settle(ops::l2_normalize(&self.fc.forward(&pooled)?, NORM_EPS)?);
         Ok(Output { stages, pooled, embedding })
     }
 }

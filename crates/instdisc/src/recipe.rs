@@ -7,7 +7,7 @@ use vision_core::params::ParamStore;
 use vision_core::rng::Key;
 use vision_datasets::{DataRoot, Dataset, Split};
 use vision_eval::Value;
-use vision_train::optim::SgdConfig;
+use vision_train::optim::OptimiserConfig;
 use vision_train::{
     Context, Error as TrainError, Loaders, Losses, ParamGroup, Plot, Recipe, Report, Schedule, Step,
 };
@@ -175,8 +175,8 @@ impl Recipe for InstDiscRecipe {
         Ok(cfg.schedule.schedule(cfg.run.epochs, steps_per_epoch))
     }
 
-    fn sgd(cfg: &Config) -> SgdConfig {
-        cfg.sgd
+    fn optimiser(cfg: &Config) -> OptimiserConfig {
+        cfg.sgd.into()
     }
 
     fn losses(&mut self, batch: &Batch, step: &Step) -> vision_train::Result<Losses> {

@@ -1,5 +1,7 @@
 //! What a forward pass needs to know besides its input.
 
+use candle_core::Tensor;
+
 use crate::rng::Key;
 
 /// How a model runs: with or without training behaviour and gradients, and the source of its random choices.
@@ -7,8 +9,9 @@ use crate::rng::Key;
 pub struct Pass {
     /// Batch statistics and dropout are on.
     pub train: bool,
-    /// Gradients may be asked for. Without, layers fold what they can and keep nothing: what a layer returns is a
-    /// constant, also if its parameters are variables.
+    /// Gradients may be asked for. Without, layers that are given the pass fold what they can and keep nothing: what
+    /// they return is a constant, also if their parameters are variables. Single operations and [`crate::nn::Linear`]
+    /// are given none; a model ends with [`Pass::settle`].
     pub graph: bool,
     /// Key of every random choice made in this pass.
     pub key: Key,
@@ -28,5 +31,10 @@ impl Pass {
     /// A pass for training with the random key of this step.
     pub fn train(key: Key) -> Self {
         Self { train: true, graph: true, key }
+    }
+
+    /// What a model returns: `output` itself, or cut off from its graph if no gradients will be asked for.
+    pub fn settle(&self, output: Tensor) -> Tensor {
+        if self.graph { output } else { output.detach() }
     }
 }

@@ -12,7 +12,7 @@ use vision_weights::{LoadReport, StateDict};
 use crate::config::RunConfig;
 use crate::context::Context;
 use crate::error::{Problem, Result};
-use crate::optim::SgdConfig;
+use crate::optim::OptimiserConfig;
 use crate::report::Report;
 use crate::schedule::Schedule;
 
@@ -99,8 +99,8 @@ pub trait Recipe: Sized {
     /// If the configuration gives no valid schedule.
     fn schedule(cfg: &Self::Config, steps_per_epoch: u64) -> Result<Schedule>;
 
-    /// The optimiser's constants.
-    fn sgd(cfg: &Self::Config) -> SgdConfig;
+    /// The optimiser and its constants.
+    fn optimiser(cfg: &Self::Config) -> OptimiserConfig;
 
     /// The losses of one batch, with their graph.
     ///
@@ -254,7 +254,7 @@ pub struct ParamGroup {
     pub params: Vec<(String, Var)>,
     /// Factor on the learning rate.
     pub lr_mult: f64,
-    /// L2 penalty added to the gradient; replaces that of [`SgdConfig`].
+    /// Weight decay in the sense of the optimiser; replaces that of [`OptimiserConfig`].
     pub weight_decay: f64,
 }
 

@@ -24,6 +24,29 @@ pub enum Schedule {
         /// Factor at the end.
         last: f64,
     },
+    /// `(1 - step / total)^power`, as `PolynomialLR` does; 0 from `total` on.
+    Poly {
+        /// Steps from 1 to 0.
+        total: u64,
+        /// 1 is a straight line, 0.9 is usual in segmentation.
+        power: f64,
+    },
+    /// Multiplied by `gamma` after every so many steps, as `ExponentialLR` (1 step) and `StepLR` do.
+    Exponential {
+        /// Steps of one rate; 0 counts as 1.
+        every: u64,
+        /// Factor each time.
+        gamma: f64,
+    },
+    /// A straight line from `first` to `last`, as `LinearLR` does; `last` from `total` on.
+    Linear {
+        /// Steps from `first` to `last`.
+        total: u64,
+        /// Factor at step 0.
+        first: f64,
+        /// Factor at the end.
+        last: f64,
+    },
     /// A straight line from `start` to 1, multiplied with what follows. What follows counts its steps from
     /// the beginning of training, not from the end of the warm-up.
     WarmUp {
@@ -48,6 +71,11 @@ impl Schedule {
         Self::Cosine { total: epochs.saturating_mul(steps_per_epoch), last }
     }
 
+    /// A [`Schedule::Poly`] over `epochs`.
+    pub fn poly_epochs(epochs: u64, power: f64, steps_per_epoch: u64) -> Self {
+        Self::Poly { total: epochs.saturating_mul(steps_per_epoch), power }
+    }
+
     /// This schedule behind a warm-up of `steps`; unchanged if `steps` is 0.
     #[must_use]
     pub fn warmed_up(self, steps: u64, start: f64) -> Self {
@@ -69,13 +97,22 @@ impl Schedule {
                 let progress = step as f64 / *total as f64;
                 last + (1.0 - last) * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
             }
-            Self::WarmUp { steps, start, then } => {
-                let warm =
-                    if step >= *steps { 1.0 } else { start + (1.0 - start) * step as f64 / *steps as f64 };
-                warm * then.factor(step)
+            Self::Poly { total, power } => {
+                if step >= *total {
+                    return 0.0;
+                }
+                (1.0 - step as f64 / *total as f64).powf(*power)
             }
+            Self::Exponential { every, gamma } => gamma.powf((step / (*every).max(1)) as f64),
+            Self::Linear { total, first, last } => line(step, *total, *first, *last),
+            Self::WarmUp { steps, start, then } => line(step, *steps, *start, 1.0) * then.factor(step),
         }
     }
+}
+
+/// From `first` at step 0 to `last` at step `total`, where it stays.
+fn line(step: u64, total: u64, first: f64, last: f64) -> f64 {
+    if step >= total { last } else { first + (last - first) * step as f64 / total as f64 }
 }
 
 /// The shapes a configuration can ask for, in epochs.
@@ -94,6 +131,21 @@ pub enum Shape {
     },
     /// Half a cosine over the whole run down to `last` times the base rate.
     Cosine {
+        /// Factor at the end, 0 to 1.
+        last: f64,
+    },
+    /// `(1 - progress)^power` over the whole run.
+    Poly {
+        /// Above 0; 0.9 is usual in segmentation.
+        power: f64,
+    },
+    /// Multiplied by `gamma` after each epoch.
+    Exponential {
+        /// Factor per epoch, above 0.
+        gamma: f64,
+    },
+    /// A straight line over the whole run down to `last` times the base rate.
+    Linear {
         /// Factor at the end, 0 to 1.
         last: f64,
     },
@@ -125,6 +177,12 @@ impl ScheduleConfig {
             Shape::Constant => Schedule::Constant,
             Shape::Step { milestones, gamma } => Schedule::step_epochs(milestones, *gamma, steps_per_epoch),
             Shape::Cosine { last } => Schedule::cosine_epochs(epochs, *last, steps_per_epoch),
+            Shape::Poly { power } => Schedule::poly_epochs(epochs, *power, steps_per_epoch),
+            Shape::Exponential { gamma } => Schedule::Exponential { every: steps_per_epoch, gamma: *gamma },
+            Shape::Linear { last } => {
+                let total = epochs.saturating_mul(steps_per_epoch);
+                Schedule::Linear { total, first: 1.0, last: *last }
+            }
         };
         let warm_up = (self.warm_up_epochs * steps_per_epoch as f64).round().max(0.0) as u64;
         shape.warmed_up(warm_up, self.warm_up_start)
@@ -144,7 +202,13 @@ impl ScheduleConfig {
                 check(milestones.is_sorted(), "shape.milestones", "must be ascending");
                 check(*gamma > 0.0 && gamma.is_finite(), "shape.gamma", "must be a positive finite number");
             }
-            Shape::Cosine { last } => {
+            Shape::Poly { power } => {
+                check(*power > 0.0 && power.is_finite(), "shape.power", "must be a positive finite number");
+            }
+            Shape::Exponential { gamma } => {
+                check(*gamma > 0.0 && gamma.is_finite(), "shape.gamma", "must be a positive finite number");
+            }
+            Shape::Cosine { last } | Shape::Linear { last } => {
                 check((0.0..=1.0).contains(last), "shape.last", "must lie in 0 to 1");
             }
         }
@@ -213,9 +277,34 @@ mod tests {
     }
 
     #[test]
+    fn shapes_of_a_configuration_span_the_run() {
+        let factors = |text: &str| {
+            let config: ScheduleConfig = toml::from_str(text).unwrap();
+            assert!(config.problems("schedule").is_empty());
+            let schedule = config.schedule(4, 5);
+            [0, 4, 5, 10, 19, 20, 99].map(|step| schedule.factor(step))
+        };
+        for (text, want) in [
+            ("shape = { kind = \"poly\", power = 2.0 }", [1.0, 0.64, 0.5625, 0.25, 0.0025, 0.0, 0.0]),
+            (
+                "shape = { kind = \"exponential\", gamma = 0.5 }",
+                [1.0, 1.0, 0.5, 0.25, 0.125, 0.0625, 0.5_f64.powi(19)],
+            ),
+            ("shape = { kind = \"linear\", last = 0.2 }", [1.0, 0.84, 0.8, 0.6, 0.24, 0.2, 0.2]),
+        ] {
+            for (got, want) in factors(text).into_iter().zip(want) {
+                close(got, want);
+            }
+        }
+    }
+
+    #[test]
     fn empty_runs_have_a_factor() {
         close(Schedule::cosine_epochs(0, 0.3, 0).factor(0), 0.3);
         close(Schedule::step_epochs(&[], 0.1, 5).factor(9), 1.0);
+        close(Schedule::poly_epochs(0, 0.9, 0).factor(0), 0.0);
+        close(Schedule::Exponential { every: 0, gamma: 0.5 }.factor(2), 0.25);
+        close(Schedule::Linear { total: 0, first: 0.1, last: 0.7 }.factor(0), 0.7);
     }
 
     #[test]
@@ -226,5 +315,14 @@ mod tests {
             warm_up_start: 2.0,
         };
         assert_eq!(config.problems("schedule").len(), 4);
+        for shape in [
+            Shape::Poly { power: 0.0 },
+            Shape::Exponential { gamma: f64::INFINITY },
+            Shape::Linear { last: -0.5 },
+            Shape::Cosine { last: 2.0 },
+        ] {
+            let config = ScheduleConfig { shape, ..ScheduleConfig::default() };
+            assert_eq!(config.problems("schedule").len(), 1, "{config:?}");
+        }
     }
 }

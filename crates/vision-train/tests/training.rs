@@ -14,6 +14,7 @@ use candle_core::Device;
 use toy::{Toy, ToyConfig, no_data, resolved};
 use vision_train::checkpoint::{Checkpoint, Store, find};
 use vision_train::config::Resolved;
+use vision_train::optim::{AdamConfig, AdamWConfig};
 use vision_train::sinks::{Progress, StepInfo};
 use vision_train::{Context, Error, NonFinite, Outcome, Result, RunFolder, Trainer};
 
@@ -82,14 +83,21 @@ fn the_toy_learns_and_leaves_a_complete_run_folder() {
 
 #[test]
 fn stopping_and_resuming_equals_never_having_stopped() {
-    for (accumulate, workers, stops) in
-        [(1, 0, vec![10, 13]), (2, 2, vec![3]), (3, 1, vec![1, 2, 8]), (1, 2, vec![7])]
-    {
+    let adam = AdamConfig { lr: 0.01, amsgrad: true, ..AdamConfig::default() };
+    for (accumulate, workers, stops, optimiser) in [
+        (1, 0, vec![10, 13], None),
+        (2, 2, vec![3], None),
+        (3, 1, vec![1, 2, 8], None),
+        (1, 2, vec![7], None),
+        (1, 0, vec![5, 10], Some(adam.into())),
+        (2, 1, vec![3], Some(AdamWConfig::default().into())),
+    ] {
         let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let config = |max_steps: Option<u64>, workers: usize| {
             resolved(|c| {
                 c.run.max_steps = max_steps;
                 c.run.accumulate = accumulate;
+                c.optimiser = optimiser;
                 c.run.workers = workers;
                 c.run.clip_norm = Some(1.0);
                 c.run.checkpoint_every_steps = Some(4);

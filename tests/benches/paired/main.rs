@@ -76,8 +76,8 @@ fn main() -> Result<()> {
         };
         vision_core::cpu::limit(isa);
     }
-    vision_train::system::set_threads(args.threads)?;
     vision_core::cpu::keep_memory();
+    vision_train::system::set_threads(args.threads)?;
     let case = find(&args.case)?;
     let run = || -> Result<Vec<f64>> {
         let mut step =

@@ -57,6 +57,10 @@ pub(super) fn step(case: &Case) -> Result<Step> {
             let size = [case.size("output")?; 2];
             Box::new(move |x| Ok(ops::adaptive_avg_pool2d_nhwc(&map(x)?, size)?.nhwc().clone()))
         }
+        ("adaptive_max_pool2d", None) => {
+            let size = [case.size("output")?; 2];
+            Box::new(move |x| Ok(ops::adaptive_max_pool2d_nhwc(&map(x)?, size)?.nhwc().clone()))
+        }
         ("batch_norm", None) => {
             let channels = sizes[1];
             let vector = |value: f64| Ok::<_, anyhow::Error>(Var::from_tensor(&full(channels, value)?)?);
@@ -117,6 +121,15 @@ pub(super) fn step(case: &Case) -> Result<Step> {
             Box::new(move |x| {
                 ops::sgd_step(x, &grad, Some(&buffer), &args)?;
                 Ok(buffer.clone())
+            })
+        }
+        ("adam_step", None) => {
+            let (grad, state) = (normal("g", &sizes)?, normal("b", &[&[2], sizes.as_slice()].concat())?);
+            let state = state.sqr()?;
+            let args = ops::AdamStepArgs { weight_decay: 1e-2, decoupled: true, ..Default::default() };
+            Box::new(move |x| {
+                ops::adam_step(x, &grad, &state, &args)?;
+                Ok(state.clone())
             })
         }
         ("softplus", None) => Box::new(move |x| Ok(ops::softplus(x)?)),

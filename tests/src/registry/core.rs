@@ -12,6 +12,7 @@ pub(super) const OPS: &[Op] = &[
     op("conv_transpose2d", &["conv_transpose2d"], conv_transpose2d),
     op("max_pool2d", &["max_pool2d"], max_pool2d),
     op("adaptive_avg_pool2d", &["adaptive_avg_pool2d"], adaptive_avg_pool2d),
+    op("adaptive_max_pool2d", &["adaptive_max_pool2d"], adaptive_max_pool2d),
     op("batch_norm", &["batch_norm"], batch_norm),
     op("relu", &["relu"], relu),
     op("linear", &["linear"], linear),
@@ -62,7 +63,15 @@ fn adaptive_avg_pool2d(case: &Case) -> Result<Outputs> {
     Ok(Outputs::one(ops::adaptive_avg_pool2d(&case.input("input")?, size)?))
 }
 
+fn adaptive_max_pool2d(case: &Case) -> Result<Outputs> {
+    let Some(size) = case.args.pair("output_size")? else { bail!("argument output_size is missing") };
+    Ok(Outputs::one(ops::adaptive_max_pool2d(&case.input("input")?, size)?))
+}
+
 fn batch_norm(case: &Case) -> Result<Outputs> {
+    if case.args.usize("world_size", 1)? > 1 {
+        return super::ranks::batch_norm(case);
+    }
     let (training, momentum) = (case.args.bool("training", false)?, case.args.f64("momentum", 0.1)?);
     let eps = case.args.f64("eps", 1e-5)?;
     let running_mean = candle_core::Var::from_tensor(&case.input("running_mean")?)?;

@@ -6,6 +6,7 @@ mod core;
 mod instdisc;
 mod models;
 mod pictures;
+mod ranks;
 mod regions;
 mod resample;
 mod training;

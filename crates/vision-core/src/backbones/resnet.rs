@@ -258,7 +258,7 @@ impl ResNetClassifier {
         let maps = self.backbone.forward_features(input, pass)?;
         let last =
             maps.last().ok_or_else(|| Error::argument("ResNetClassifier", "the network has no stages"))?;
-        self.fc.forward(&self.backbone.pooled(last)?)
+        Ok(pass.settle(self.fc.forward(&self.backbone.pooled(last)?)?))
     }
 
     /// The network without its classifier.

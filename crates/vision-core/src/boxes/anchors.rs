@@ -84,7 +84,8 @@ fn level(cell: &[[f64; 4]], [height, width]: [usize; 2], [sy, sx]: [usize; 2]) -
         return Err(Error::argument("anchors: grids", format!("{height} x {width} is too large")));
     };
     let mut values = Vec::with_capacity(count * 4);
-    for y in 0..height {
+    // Without cells there may be any number of places.
+    for y in 0..if count == 0 { 0 } else { height } {
         for x in 0..width {
             let (dx, dy) = (x as f64 * sx as f64, y as f64 * sy as f64);
             values.extend(cell.iter().flat_map(|[x1, y1, x2, y2]| [x1 + dx, y1 + dy, x2 + dx, y2 + dy]));

@@ -1,8 +1,5 @@
-// Means of bins `floor(i H / OH)` to below `ceil((i + 1) H / OH)`, and their gradient as a sum over the bins of a pixel.
-#include "kernel.cuh"
-
-__device__ __forceinline__ Index bin_start(Index i, Index size, Index bins) { return i * size / bins; }
-__device__ __forceinline__ Index bin_end(Index i, Index size, Index bins) { return ((i + 1) * size + bins - 1) / bins; }
+// Means of the bins of a map, and their gradient as a sum over the bins of a pixel.
+#include "bins.cuh"
 
 template <typename T>
 __device__ void adaptive_avg_pool2d(const T* x, T* out, Index count, Index height, Index width, Index channels,

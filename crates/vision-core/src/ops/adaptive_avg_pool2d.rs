@@ -12,19 +12,17 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::support::{Float, check_device, check_float, cpu_slice, dispatch_float, storage_slice};
+use super::adaptive_bins::{Bins, from_nchw};
+use super::support::{Float, cpu_slice, dispatch_float, storage_slice};
 use crate::FeatureMap;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Averages `input`, `(N, C, H, W)`, into `(N, C, output_size[0], output_size[1])`.
 ///
 /// # Errors
-/// If the input is not a `f32` or `f64` tensor of rank 4 on the CPU or has no pixels.
+/// If the input is not a `f32` or `f64` tensor of rank 4 or has no pixels, or the output is too large.
 pub fn adaptive_avg_pool2d(input: &Tensor, output_size: [usize; 2]) -> Result<Tensor> {
-    if input.rank() != 4 {
-        return Err(Error::shape("adaptive_avg_pool2d: input", "(N, C, H, W)", input.dims()));
-    }
-    adaptive_avg_pool2d_nhwc(&FeatureMap::from_nchw(input)?, output_size)?.to_nchw()
+    adaptive_avg_pool2d_nhwc(&from_nchw("adaptive_avg_pool2d", input)?, output_size)?.to_nchw()
 }
 
 /// [`adaptive_avg_pool2d`] of a feature map.
@@ -32,52 +30,25 @@ pub fn adaptive_avg_pool2d(input: &Tensor, output_size: [usize; 2]) -> Result<Te
 /// # Errors
 /// As [`adaptive_avg_pool2d`].
 pub fn adaptive_avg_pool2d_nhwc(input: &FeatureMap, output_size: [usize; 2]) -> Result<FeatureMap> {
-    let (batch, height, width, channels) = input.dims()?;
-    let input = input.nhwc();
-    check_float("adaptive_avg_pool2d: input", input)?;
-    check_device("adaptive_avg_pool2d: input", input)?;
-    if height == 0 || width == 0 {
-        return Err(Error::shape("adaptive_avg_pool2d: input", "at least one pixel", input.dims()));
-    }
-    let large = |size: usize, bins: usize| bins.checked_add(1).and_then(|b| b.checked_mul(size)).is_none();
-    if large(height, output_size[0]) || large(width, output_size[1]) {
-        return Err(Error::argument(
-            "adaptive_avg_pool2d: output_size",
-            format!("{output_size:?} is too large"),
-        ));
-    }
-    let op = AdaptiveAvgPool { batch, input: [height, width], output: output_size, channels };
-    FeatureMap::from_nhwc(input.apply_op1(op)?)
+    let op = AdaptiveAvgPool { bins: Bins::new("adaptive_avg_pool2d", input, output_size)? };
+    FeatureMap::from_nhwc(input.nhwc().apply_op1(op)?)
 }
 
 struct AdaptiveAvgPool {
-    batch: usize,
-    input: [usize; 2],
-    output: [usize; 2],
-    channels: usize,
+    bins: Bins,
 }
 
 impl AdaptiveAvgPool {
-    /// Pixels of bin `index` along `axis`.
-    fn bin(&self, axis: usize, index: usize) -> std::ops::Range<usize> {
-        let (size, bins) = (self.input[axis], self.output[axis]);
-        index * size / bins..((index + 1) * size).div_ceil(bins)
-    }
-
-    fn image_len(&self) -> usize {
-        self.input[0] * self.input[1] * self.channels
-    }
-
     /// Calls `visit(bin number, pixels per bin, offset of a pixel in the image)` for all pixels of all bins.
     fn visit(&self, mut visit: impl FnMut(usize, usize, usize)) {
-        for y in 0..self.output[0] {
-            for x in 0..self.output[1] {
-                let (rows, columns) = (self.bin(0, y), self.bin(1, x));
+        let Bins { input: [_, width], output: [oh, ow], channels, .. } = self.bins;
+        for y in 0..oh {
+            for x in 0..ow {
+                let (rows, columns) = (self.bins.bin(0, y), self.bins.bin(1, x));
                 let count = rows.len() * columns.len();
                 for row in rows {
                     for column in columns.clone() {
-                        let pixel = row * self.input[1] + column;
-                        visit(y * self.output[1] + x, count, pixel * self.channels);
+                        visit(y * ow + x, count, (row * width + column) * channels);
                     }
                 }
             }
@@ -85,13 +56,13 @@ impl AdaptiveAvgPool {
     }
 
     fn forward<T: Float>(&self, input: &[T]) -> Vec<T> {
-        let c = self.channels;
-        let out_len = self.output[0] * self.output[1] * c;
-        let mut out = vec![T::ZERO; self.batch * out_len];
+        let c = self.bins.channels;
+        let out_len = self.bins.output[0] * self.bins.output[1] * c;
+        let mut out = vec![T::ZERO; self.bins.batch * out_len];
         if out.is_empty() {
             return out;
         }
-        out.par_chunks_mut(out_len).zip(input.par_chunks(self.image_len())).for_each(|(out, image)| {
+        out.par_chunks_mut(out_len).zip(input.par_chunks(self.bins.image_len())).for_each(|(out, image)| {
             // Sums in f64: a bin may be a whole map.
             let mut sums = vec![0.0; out_len];
             let mut counts = vec![1; out_len / c];
@@ -111,13 +82,13 @@ impl AdaptiveAvgPool {
     }
 
     fn backward<T: Float>(&self, grad: &[T]) -> Vec<T> {
-        let c = self.channels;
-        let mut out = vec![T::ZERO; self.batch * self.image_len()];
-        let grad_len = self.output[0] * self.output[1] * c;
+        let c = self.bins.channels;
+        let mut out = vec![T::ZERO; self.bins.batch * self.bins.image_len()];
+        let grad_len = self.bins.output[0] * self.bins.output[1] * c;
         if grad_len == 0 || out.is_empty() {
             return out;
         }
-        out.par_chunks_mut(self.image_len()).zip(grad.par_chunks(grad_len)).for_each(|(image, grad)| {
+        out.par_chunks_mut(self.bins.image_len()).zip(grad.par_chunks(grad_len)).for_each(|(image, grad)| {
             self.visit(|bin, count, to| {
                 let share = T::from_f64(1.0 / count as f64);
                 for (x, &g) in image[to..to + c].iter_mut().zip(&grad[bin * c..(bin + 1) * c]) {
@@ -137,15 +108,13 @@ impl CustomOp1 for AdaptiveAvgPool {
     fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         dispatch_float!("adaptive_avg_pool2d: input", s.dtype(), T => {
             let out = self.forward(cpu_slice::<T>("adaptive_avg_pool2d: input", s, l)?);
-            let shape = (self.batch, self.output[0], self.output[1], self.channels);
-            Ok((T::to_cpu_storage_owned(out), Shape::from(shape)))
+            Ok((T::to_cpu_storage_owned(out), self.bins.shape()))
         })
     }
 
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, s: &CudaStorage, l: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
-        let shape = (self.batch, self.output[0], self.output[1], self.channels);
-        Ok((cuda::forward(self, s, l)?, Shape::from(shape)))
+        Ok((cuda::forward(&self.bins, s, l)?, self.bins.shape()))
     }
 
     fn bwd(&self, arg: &Tensor, _res: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
@@ -155,7 +124,7 @@ impl CustomOp1 for AdaptiveAvgPool {
         let grad = grad.contiguous()?;
         #[cfg(feature = "cuda")]
         if grad.device().is_cuda() {
-            return Ok(Some(cuda::gradient(self, arg, &grad)?));
+            return Ok(Some(cuda::gradient(&self.bins, arg, &grad)?));
         }
         let (s, l) = grad.storage_and_layout();
         dispatch_float!("adaptive_avg_pool2d: gradient", grad.dtype(), T => {
@@ -170,6 +139,7 @@ mod tests {
     use candle_core::{DType, Var};
 
     use super::*;
+    use crate::error::Error;
     use crate::rng::Key;
     use crate::testing::gradcheck;
 

@@ -18,7 +18,7 @@ use rayon::prelude::*;
 
 use super::max_pool2d::{Pool2dArgs, pool_windows};
 use super::support::{
-    Float, check_device, check_float, cpu_slice, dispatch_float, storage_slice, vectorised,
+    Float, check_device, check_float, check_result, cpu_slice, dispatch_float, storage_slice, vectorised,
 };
 use crate::FeatureMap;
 use crate::error::{Error, Result};
@@ -94,6 +94,7 @@ pub fn avg_pool2d_nhwc(input: &FeatureMap, args: &AvgPool2dArgs) -> Result<Featu
     };
     let windows = |size, axis| pool_windows("avg_pool2d", size, &moves, axis);
     let output = [windows(height, 0)?, windows(width, 1)?];
+    check_result("avg_pool2d: padding", &[batch, output[0], output[1], channels])?;
     let op = AvgPool { args: *args, batch, input: [height, width], output, channels };
     FeatureMap::from_nhwc(input.apply_op1(op)?)
 }

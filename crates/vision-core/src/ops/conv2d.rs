@@ -25,8 +25,8 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Shape, Tenso
 pub use self::inference::{AfterConv, PackedConvWeight, conv2d_inference_nhwc};
 pub(super) use self::product::Epilogue;
 use super::support::{
-    Float, check_device, check_dims, check_dtype, check_float, check_same_device, column_sums, cpu_slice,
-    dispatch_float, storage_slice,
+    Float, check_device, check_dims, check_dtype, check_float, check_result, check_same_device, column_sums,
+    cpu_slice, dispatch_float, storage_slice,
 };
 use crate::FeatureMap;
 use crate::error::{Error, Result};
@@ -57,8 +57,13 @@ impl Conv2dArgs {
     }
 }
 
-/// Number of windows of extent `dilation * (kernel - 1) + 1` along an axis, or what is wrong.
-fn output_size(size: usize, kernel: usize, padding: usize, dilation: usize, stride: usize) -> Result<usize> {
+/// Number of windows of extent `dilation * (kernel - 1) + 1` along an axis, or what is wrong with the input of `op`.
+/// Kernel, dilation and stride are at least 1.
+pub(super) fn output_size(
+    op: &str,
+    size: usize,
+    [kernel, padding, dilation, stride]: [usize; 4],
+) -> Result<usize> {
     let padded = padding.checked_mul(2).and_then(|p| p.checked_add(size));
     let extent = (kernel - 1).checked_mul(dilation).and_then(|e| e.checked_add(1));
     match (padded, extent) {
@@ -66,7 +71,7 @@ fn output_size(size: usize, kernel: usize, padding: usize, dilation: usize, stri
             Ok((padded - extent) / stride + 1)
         }
         _ => Err(Error::argument(
-            "conv2d: input",
+            format!("{op}: input"),
             format!(
                 "{size} pixels with padding {padding} are fewer than a kernel of {kernel} with dilation {dilation}"
             ),
@@ -114,12 +119,15 @@ impl Geometry {
             ));
         }
         let along = |axis: usize, size, kernel| {
-            output_size(size, kernel, args.padding[axis], args.dilation[axis], args.stride[axis])
+            let window = [kernel, args.padding[axis], args.dilation[axis], args.stride[axis]];
+            output_size("conv2d", size, window)
         };
+        let output = [along(0, height, kh)?, along(1, width, kw)?];
+        check_result("conv2d: padding", &[batch, output[0], output[1], out_channels])?;
         Ok(Self {
             batch,
             input: [height, width],
-            output: [along(0, height, kh)?, along(1, width, kw)?],
+            output,
             in_channels,
             out_channels,
             kernel: [kh, kw],

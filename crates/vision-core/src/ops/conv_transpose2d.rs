@@ -19,8 +19,8 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Shape, Tenso
 use super::conv2d::cuda::bias_backward;
 use super::conv2d::{Conv2dArgs, Epilogue, Geometry, kernels};
 use super::support::{
-    Float, check_device, check_dims, check_dtype, check_float, check_same_device, column_sums, cpu_slice,
-    dispatch_float, storage_slice,
+    Float, check_device, check_dims, check_dtype, check_float, check_result, check_same_device, column_sums,
+    cpu_slice, dispatch_float, storage_slice,
 };
 use crate::FeatureMap;
 use crate::error::{Error, Result};
@@ -151,11 +151,13 @@ fn geometry(
         return Err(wrong(format!("({channels}, O / groups, kh, kw) with no axis empty")));
     }
     let input = [args.output_size(0, height, kh)?, args.output_size(1, width, kw)?];
+    let in_channels = group_out * args.groups;
+    check_result("conv_transpose2d: stride", &[batch, input[0], input[1], in_channels])?;
     Ok(Geometry {
         batch,
         input,
         output: [height, width],
-        in_channels: group_out * args.groups,
+        in_channels,
         out_channels: channels,
         kernel: [kh, kw],
         args: Conv2dArgs {

@@ -10,7 +10,7 @@
 use candle_core::{DType, Device, Tensor};
 
 use super::regions::{Grid, Taps, WeightedSum, check_map, rounded};
-use super::support::{check_dims, check_dtype, check_same_device};
+use super::support::{check_dims, check_dtype, check_result, check_same_device};
 use crate::FeatureMap;
 use crate::error::{Error, Result};
 
@@ -59,6 +59,8 @@ pub fn crop_and_resize(
         let problem = format!("{:?} contains 0", args.crop_size);
         return Err(Error::argument("crop_and_resize: crop_size", problem));
     }
+    let ([down, across], boxes_given) = (args.crop_size, boxes.dims().first().copied().unwrap_or(0));
+    check_result("crop_and_resize: crop_size", &[boxes_given, down, across, dims[3]])?;
     check_dtype("crop_and_resize: boxes", boxes, image.nhwc().dtype())?;
     check_same_device("crop_and_resize: boxes", boxes, image.nhwc())?;
     if boxes.rank() != 2 || boxes.dims()[1] != 4 {

@@ -29,9 +29,10 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, Device, Layout, Shape, Tensor};
 
 use self::kernels::{Wanted, backward, forward};
+use super::conv2d::output_size;
 use super::support::{
-    check_device, check_dims, check_dtype, check_float, check_same_device, cpu_slice, dispatch_float,
-    storage_slice,
+    check_device, check_dims, check_dtype, check_float, check_result, check_same_device, cpu_slice,
+    dispatch_float, storage_slice,
 };
 use crate::FeatureMap;
 use crate::error::{Error, Result};
@@ -161,21 +162,6 @@ struct Geometry {
     masked: bool,
 }
 
-/// Number of windows of extent `dilation * (kernel - 1) + 1` along an axis, or what is wrong.
-fn windows(size: usize, kernel: usize, padding: usize, dilation: usize, stride: usize) -> Result<usize> {
-    let padded = padding.checked_mul(2).and_then(|p| p.checked_add(size));
-    let extent = (kernel - 1).checked_mul(dilation).and_then(|e| e.checked_add(1));
-    match (padded, extent) {
-        (Some(padded), Some(extent)) if extent <= padded && isize::try_from(padded).is_ok() => {
-            Ok((padded - extent) / stride + 1)
-        }
-        _ => Err(Error::argument(
-            "deform_conv2d: input",
-            format!("{size} pixels, padded by {padding}, are fewer than {kernel} taps {dilation} apart"),
-        )),
-    }
-}
-
 impl Geometry {
     fn new(
         input: &Tensor,
@@ -207,9 +193,11 @@ impl Geometry {
             ));
         }
         let along = |axis: usize, size, kernel| {
-            windows(size, kernel, args.padding[axis], args.dilation[axis], args.stride[axis])
+            let window = [kernel, args.padding[axis], args.dilation[axis], args.stride[axis]];
+            output_size("deform_conv2d", size, window)
         };
         let output = [along(0, height, kh)?, along(1, width, kw)?];
+        check_result("deform_conv2d: padding", &[batch, output[0], output[1], out_channels])?;
         let channels = offset.dims4()?.3;
         let offset_groups = channels / (2 * kh * kw);
         let wanted = [batch, output[0], output[1], offset_groups * 2 * kh * kw];

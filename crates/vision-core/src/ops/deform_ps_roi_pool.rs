@@ -20,7 +20,9 @@ use super::regions::{
     AxisRoom, Cell, Grid, Places, Region, Room, check_cells, check_groups, check_map, pack, regions, unpack,
     with_nchw,
 };
-use super::support::{Float, check_cpu, check_dims, check_dtype, cpu_slice, dispatch_float, storage_slice};
+use super::support::{
+    Float, check_cpu, check_dims, check_dtype, check_result, cpu_slice, dispatch_float, storage_slice,
+};
 use crate::FeatureMap;
 use crate::error::{Error, Result};
 
@@ -84,7 +86,7 @@ pub fn deform_ps_roi_pool_nhwc(
 ) -> Result<FeatureMap> {
     const OP: &str = "deform_ps_roi_pool";
     let dims = check_map(OP, input)?;
-    check_cells(OP, [args.output_size; 2], args.spatial_scale)?;
+    check_cells(OP, [args.output_size; 2], args.spatial_scale, boxes, dims[3])?;
     for (name, value) in [("group_size", args.group_size), ("sample_per_part", args.sample_per_part)] {
         if value == 0 {
             return Err(Error::argument(format!("{OP}: {name}"), "must be at least 1"));
@@ -96,6 +98,7 @@ pub fn deform_ps_roi_pool_nhwc(
     let channels = check_groups(OP, dims[3], [args.group_size; 2])?;
     let regions = regions(OP, input.nhwc(), boxes)?;
     let parts = if args.part_size == 0 { args.output_size } else { args.part_size };
+    check_result("deform_ps_roi_pool: part_size", &[parts, parts])?;
     let classes = match offset {
         None => 1,
         Some(offset) => {
@@ -182,44 +185,70 @@ impl DeformPool {
 }
 
 impl<T: Float> Moved<'_, T> {
-    /// The samples along one axis, in `room`; returns their number.
-    fn samples(&self, side: Side, cell: usize, offset: f64, size: usize, room: &mut AxisRoom) -> usize {
+    /// The samples along one axis, in `room`, with their slopes if those are wanted; returns their number.
+    #[inline]
+    fn samples<const SLOPES: bool>(
+        &self,
+        side: Side,
+        cell: usize,
+        offset: f64,
+        size: usize,
+        room: &mut AxisRoom,
+    ) -> usize {
         let args = &self.op.args;
         let start = side.start + cell as f64 * side.bin + offset * args.trans_std * side.length;
         let last = size as f64 - 1.0;
+        let inside = |at: f64| (-0.5..=last + 0.5).contains(&at);
+        // Samples advance, so those inside follow each other.
+        let place = |sample: usize| start + sample as f64 * side.step;
+        let mut samples = 0..args.sample_per_part;
+        while !samples.is_empty() && !inside(place(samples.start)) {
+            samples.start += 1;
+        }
+        while !samples.is_empty() && !inside(place(samples.end - 1)) {
+            samples.end -= 1;
+        }
         room.taps.clear();
         room.slopes.clear();
-        let (mut first, mut count) = (0, 0);
-        for sample in 0..args.sample_per_part {
-            let at = start + sample as f64 * side.step;
-            if !(-0.5..=last + 0.5).contains(&at) {
-                continue;
-            }
-            count += 1;
-            let at = at.clamp(0.0, last);
-            let low = at as usize;
-            let beyond = at - low as f64;
-            if room.taps.is_empty() {
-                first = low;
-            }
-            // Samples advance, so the pixels between the first and the last are listed without gaps.
-            let reach = low - first + if beyond > 0.0 { 2 } else { 1 };
-            while room.taps.len() < reach {
-                room.taps.push(((first + room.taps.len()) as u32, 0.0));
-                room.slopes.push(0.0);
-            }
-            room.taps[low - first].1 += 1.0 - beyond;
+        if samples.is_empty() {
+            return 0;
+        }
+        // The pixel below, and how far beyond it.
+        let split = |sample: usize| {
+            let at = place(sample).clamp(0.0, last);
+            let low = at as u32;
+            (low, at - f64::from(low))
+        };
+        let (first, _) = split(samples.start);
+        let (highest, beyond) = split(samples.end - 1);
+        let end = highest + if beyond > 0.0 { 2 } else { 1 };
+        room.taps.extend((first..end).map(|pixel| (pixel, 0.0)));
+        if SLOPES {
+            room.slopes.resize(room.taps.len(), 0.0);
+        }
+        for sample in samples.clone() {
+            let (low, beyond) = split(sample);
+            let tap = (low - first) as usize;
+            room.taps[tap].1 += 1.0 - beyond;
             if beyond > 0.0 {
-                room.taps[low - first + 1].1 += beyond;
-                room.slopes[low - first] -= 1.0;
-                room.slopes[low - first + 1] += 1.0;
+                room.taps[tap + 1].1 += beyond;
+                if SLOPES {
+                    room.slopes[tap] -= 1.0;
+                    room.slopes[tap + 1] += 1.0;
+                }
             }
         }
-        count
+        samples.len()
     }
 
     /// Both axes' samples, and one over their number.
-    fn place(&self, region: usize, class: usize, cell: [usize; 2], room: &mut Room) -> f64 {
+    fn place<const SLOPES: bool>(
+        &self,
+        region: usize,
+        class: usize,
+        cell: [usize; 2],
+        room: &mut Room,
+    ) -> f64 {
         let op = self.op;
         let [dy, dx] = if op.moved {
             let at = op.offset_index(region, class, cell);
@@ -228,8 +257,9 @@ impl<T: Float> Moved<'_, T> {
             [0.0; 2]
         };
         let [_, h, w, _] = op.grid.input;
-        let rows = self.samples(op.boxes[region][0], cell[0], dy, h, &mut room.rows);
-        let columns = self.samples(op.boxes[region][1], cell[1], dx, w, &mut room.columns);
+        let [down, across] = op.boxes[region];
+        let rows = self.samples::<SLOPES>(down, cell[0], dy, h, &mut room.rows);
+        let columns = self.samples::<SLOPES>(across, cell[1], dx, w, &mut room.columns);
         1.0 / (rows * columns).max(1) as f64
     }
 
@@ -237,7 +267,7 @@ impl<T: Float> Moved<'_, T> {
     fn offset_gradient(&self, packed: &[T], grad: &[T]) -> Vec<T> {
         let (op, grid) = (self.op, &self.op.grid);
         let mut out = vec![T::ZERO; self.offset.len()];
-        if out.is_empty() {
+        if out.is_empty() || grad.is_empty() {
             return out;
         }
         let (d, run_len) = (grid.channels(), grid.channels() / grid.runs);
@@ -251,7 +281,7 @@ impl<T: Float> Moved<'_, T> {
                 .zip(grad.chunks_exact(d))
                 .flat_map(|cell| (0..grid.runs).map(move |class| (cell, class)))
             {
-                let scale = self.place(region, class, at, &mut room) * op.args.trans_std;
+                let scale = self.place::<true>(region, class, at, &mut room) * op.args.trans_std;
                 let grad = &grad[class * run_len..(class + 1) * run_len];
                 let plane = (op.images[region] * grid.groups() + grid.group(at)) * grid.plane_len();
                 let plane = &packed[plane..plane + grid.plane_len()];
@@ -259,8 +289,13 @@ impl<T: Float> Moved<'_, T> {
                 for (&(y, row), row_slope) in room.rows.taps.iter().zip(&room.rows.slopes) {
                     for (&(x, column), column_slope) in room.columns.taps.iter().zip(&room.columns.slopes) {
                         let start = (y as usize * grid.input[2] + x as usize) * d + class * run_len;
-                        let pixel = plane[start..start + run_len].iter().zip(grad);
-                        let product = pixel.fold(T::ZERO, |sum, (&a, &g)| sum + a * g).to_f64();
+                        let product = if let &[g] = grad {
+                            plane[start] * g
+                        } else {
+                            let pixel = plane[start..start + run_len].iter().zip(grad);
+                            pixel.fold(T::ZERO, |sum, (&a, &g)| sum + a * g)
+                        };
+                        let product = product.to_f64();
                         slopes[0] += product * row_slope * column;
                         slopes[1] += product * row * column_slope;
                     }
@@ -277,7 +312,7 @@ impl<T: Float> Moved<'_, T> {
 
 impl<T: Float> Places for Moved<'_, T> {
     fn cell<'a>(&'a self, region: usize, run: usize, cell: [usize; 2], room: &'a mut Room) -> Cell<'a> {
-        let scale = self.place(region, run, cell, room);
+        let scale = self.place::<false>(region, run, cell, room);
         Cell { rows: &room.rows.taps, columns: &room.columns.taps, scale }
     }
 }

@@ -18,7 +18,7 @@ use rayon::prelude::*;
 
 use super::support::{
     Float, check_device, check_dims, check_dtype, check_float, check_same_device, chunk_rows, cpu_slice,
-    dispatch_float, storage_slice,
+    dispatch_float, storage_slice, vectorised,
 };
 use crate::error::{Error, Result};
 
@@ -34,8 +34,9 @@ pub fn index_add(input: &Tensor, index: &Tensor, source: &Tensor) -> Result<Tens
     };
     let dims: Vec<usize> = [count].iter().chain(rest).copied().collect();
     check_dims("index_add: source", source, &dims)?;
-    let width = rest.iter().product();
-    let places = Places { index: checked("index_add", index, input)?, columns: None, width };
+    let index = on_cpu("index_add", index, input)?;
+    check_rows("index_add", &index, input.dims()[0], 1)?;
+    let places = Places { index, columns: None, width: rest.iter().product() };
     run("index_add", input, source, places)
 }
 
@@ -54,10 +55,17 @@ pub fn scatter_add(input: &Tensor, index: &Tensor, source: &Tensor) -> Result<Te
         return Err(Error::shape("scatter_add: index", expected, inner));
     }
     check_dims("scatter_add: source", source, inner)?;
-    let (inner, outer) = (&inner[1..], &outer[1..]);
-    let columns = (0..inner.iter().product()).map(|j| position(j, inner, outer)).collect();
-    let index = checked("scatter_add", index, input)?;
-    let places = Places { index, columns: Some(columns), width: outer.iter().product() };
+    let (rows, inner, outer) = (outer[0], &inner[1..], &outer[1..]);
+    let (index, width) = (on_cpu("scatter_add", index, input)?, outer.iter().product());
+    let whole = if inner == outer { one_row_each(&index, width)? } else { None };
+    let places = if let Some(index) = whole {
+        check_rows("scatter_add", &index, rows, width)?;
+        Places { index, columns: None, width }
+    } else {
+        check_rows("scatter_add", &index, rows, 1)?;
+        let columns = (0..inner.iter().product()).map(|j| position(j, inner, outer)).collect();
+        Places { index, columns: Some(columns), width }
+    };
     run("scatter_add", input, source, places)
 }
 
@@ -79,27 +87,51 @@ fn check_input(op: &str, input: &Tensor) -> Result<()> {
     if input.rank() == 0 { Err(Error::shape(what, "(R, ...)", input.dims())) } else { Ok(()) }
 }
 
-/// The indices, contiguous on the CPU and each a row of the input.
-fn checked(op: &str, index: &Tensor, input: &Tensor) -> Result<Tensor> {
+/// The indices, contiguous on the CPU.
+fn on_cpu(op: &str, index: &Tensor, input: &Tensor) -> Result<Tensor> {
     let what = format!("{op}: index");
     check_dtype(&what, index, DType::U32)?;
     check_same_device(&what, index, input)?;
-    let rows = input.dims()[0];
     // An empty tensor has nothing to copy between devices, which some of them do not forgive.
-    let index = if index.elem_count() == 0 {
-        Tensor::zeros(index.shape(), DType::U32, &Device::Cpu)?
+    if index.elem_count() == 0 {
+        Ok(Tensor::zeros(index.shape(), DType::U32, &Device::Cpu)?)
     } else {
-        index.contiguous()?.to_device(&Device::Cpu)?
-    };
+        Ok(index.contiguous()?.to_device(&Device::Cpu)?)
+    }
+}
+
+/// Fails unless each index is a row of the input. An index stands for `repeats` elements of what was given.
+fn check_rows(op: &str, index: &Tensor, rows: usize, repeats: usize) -> Result<()> {
+    let what = format!("{op}: index");
     let (s, l) = index.storage_and_layout();
     let values = storage_slice::<u32>(&what, &s, l)?;
-    let beyond = values.par_iter().with_min_len(1 << 14).position_first(|&row| row as usize >= rows);
-    if let Some(at) = beyond {
-        let problem = format!("{} at position {at} is not one of the {rows} rows", values[at]);
-        return Err(Error::argument(what, problem));
+    match values.par_iter().with_min_len(1 << 14).position_first(|&row| row as usize >= rows) {
+        None => Ok(()),
+        Some(at) => {
+            let position = at * repeats;
+            let problem = format!("{} at position {position} is not one of the {rows} rows", values[at]);
+            Err(Error::argument(what, problem))
+        }
     }
-    drop(s);
-    Ok(index)
+}
+
+/// The first of every `width` indices if the others are the same, as when whole rows are added.
+fn one_row_each(index: &Tensor, width: usize) -> Result<Option<Tensor>> {
+    let (s, l) = index.storage_and_layout();
+    let values = storage_slice::<u32>("scatter_add: index", &s, l)?;
+    if width == 0 || values.is_empty() {
+        return Ok(None);
+    }
+    let same = |part: &[u32]| {
+        vectorised(|| {
+            part.chunks_exact(width).all(|row| row.iter().fold(0, |other, at| other | (at ^ row[0])) == 0)
+        })
+    };
+    if !values.par_chunks(chunk_rows(values.len() / width, width) * width).all(same) {
+        return Ok(None);
+    }
+    let rows: Vec<u32> = values.iter().step_by(width).copied().collect();
+    Ok(Some(Tensor::new(rows, &Device::Cpu)?))
 }
 
 fn run(name: &'static str, input: &Tensor, source: &Tensor, places: Places) -> Result<Tensor> {
@@ -124,78 +156,75 @@ const PARALLEL: usize = 1 << 15;
 impl Places {
     /// `input` with the source added.
     fn add<T: Float>(&self, index: &[u32], input: &[T], source: &[T]) -> Vec<T> {
-        let mut out = vec![T::ZERO; input.len()];
-        if out.is_empty() {
+        let mut out = input.to_vec();
+        if out.is_empty() || source.is_empty() {
             return out;
         }
         // Each thread goes through all indices and adds those of its band of rows, so no two write to one
         // place, and the order of additions is that of the source whatever the bands.
         let rows = out.len() / self.width;
         let bands = if source.len() + out.len() < PARALLEL { 1 } else { rayon::current_num_threads() };
-        let band = rows.div_ceil(bands) * self.width;
-        out.par_chunks_mut(band).zip(input.par_chunks(band)).enumerate().for_each(
-            |(number, (out, input))| {
-                out.copy_from_slice(input);
-                if source.is_empty() {
-                    return;
-                }
-                // Places before the band wrap around to numbers beyond it.
-                let place = |row: u32| (row as usize * self.width).wrapping_sub(number * band);
-                match &self.columns {
-                    None => {
-                        for (source, &row) in source.chunks_exact(self.width).zip(index) {
-                            let start = place(row);
-                            if start < out.len() {
-                                for (out, &x) in out[start..start + self.width].iter_mut().zip(source) {
-                                    *out += x;
-                                }
-                            }
-                        }
-                    }
-                    Some(columns) => {
-                        let parts = source.chunks_exact(columns.len()).zip(index.chunks_exact(columns.len()));
-                        for (source, index) in parts {
-                            for ((&x, &row), &column) in source.iter().zip(index).zip(columns) {
-                                if let Some(out) = out.get_mut(place(row).wrapping_add(column)) {
-                                    *out += x;
-                                }
-                            }
-                        }
-                    }
-                }
-            },
-        );
+        let band = rows.div_ceil(bands);
+        out.par_chunks_mut(band * self.width).enumerate().for_each(|(number, out)| {
+            vectorised(|| self.add_band(index, source, number * band, out));
+        });
         out
+    }
+
+    /// Adds to `out` what belongs to its rows, the rows from `first` on.
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "must be compiled with the features of `vectorised`")]
+    fn add_band<T: Float>(&self, index: &[u32], source: &[T], first: usize, out: &mut [T]) {
+        let width = self.width;
+        let rows = out.len() / width;
+        // Rows before the band wrap around to numbers beyond it.
+        let within = |row: u32| Some((row as usize).wrapping_sub(first)).filter(|&row| row < rows);
+        match &self.columns {
+            None => {
+                for (source, &row) in source.chunks_exact(width).zip(index) {
+                    if let Some(row) = within(row) {
+                        for (out, &x) in out[row * width..(row + 1) * width].iter_mut().zip(source) {
+                            *out += x;
+                        }
+                    }
+                }
+            }
+            Some(columns) => {
+                let parts = source.chunks_exact(columns.len()).zip(index.chunks_exact(columns.len()));
+                for (source, index) in parts {
+                    for ((&x, &row), &column) in source.iter().zip(index).zip(columns) {
+                        if let Some(row) = within(row) {
+                            out[row * width + column] += x;
+                        }
+                    }
+                }
+            }
+        }
     }
 
     /// What lies at the places of the source.
     fn gather<T: Float>(&self, index: &[u32], from: &[T], len: usize) -> Vec<T> {
-        let mut out = vec![T::ZERO; len];
         if len == 0 {
+            return Vec::new();
+        }
+        let Some(columns) = &self.columns else {
+            // One after the other: to clear the memory first, for threads to fill it, takes as long.
+            let mut out = Vec::with_capacity(len);
+            for &row in index {
+                out.extend_from_slice(&from[row as usize * self.width..][..self.width]);
+            }
             return out;
-        }
-        match &self.columns {
-            None => {
-                let chunk = chunk_rows(index.len(), self.width);
-                let parts = out.par_chunks_mut(chunk * self.width).zip(index.par_chunks(chunk));
-                parts.for_each(|(out, index)| {
-                    for (out, &row) in out.chunks_exact_mut(self.width).zip(index) {
-                        out.copy_from_slice(&from[row as usize * self.width..][..self.width]);
-                    }
-                });
+        };
+        let mut out = vec![T::ZERO; len];
+        let chunk = chunk_rows(len / columns.len(), columns.len()) * columns.len();
+        out.par_chunks_mut(chunk).zip(index.par_chunks(chunk)).for_each(|(out, index)| {
+            let parts = out.chunks_exact_mut(columns.len()).zip(index.chunks_exact(columns.len()));
+            for (out, index) in parts {
+                for ((out, &row), &column) in out.iter_mut().zip(index).zip(columns) {
+                    *out = from[row as usize * self.width + column];
+                }
             }
-            Some(columns) => {
-                let chunk = chunk_rows(len / columns.len(), columns.len()) * columns.len();
-                out.par_chunks_mut(chunk).zip(index.par_chunks(chunk)).for_each(|(out, index)| {
-                    let parts = out.chunks_exact_mut(columns.len()).zip(index.chunks_exact(columns.len()));
-                    for (out, index) in parts {
-                        for ((out, &row), &column) in out.iter_mut().zip(index).zip(columns) {
-                            *out = from[row as usize * self.width + column];
-                        }
-                    }
-                });
-            }
-        }
+        });
         out
     }
 }

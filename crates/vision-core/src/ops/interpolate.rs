@@ -29,7 +29,7 @@ use rayon::prelude::*;
 
 use self::weights::{Axis, Table};
 use super::support::{
-    Float, check_device, check_float, cpu_slice, dispatch_float, storage_slice, vectorised,
+    Float, check_device, check_float, check_result, cpu_slice, dispatch_float, storage_slice, vectorised,
 };
 use crate::FeatureMap;
 use crate::error::{Error, Result};
@@ -110,20 +110,10 @@ pub fn interpolate_nhwc(input: &FeatureMap, to: ResizeTo, args: &InterpolateArgs
         return Err(Error::shape("interpolate: input", "at least one pixel", input.dims()));
     }
     let axes = [axis(height, 0, to)?, axis(width, 1, to)?];
-    let elements = [batch, axes[0].output, axes[1].output, channels]
-        .into_iter()
-        .try_fold(1usize, usize::checked_mul)
-        .filter(|&n| n <= isize::MAX as usize / 16);
-    // Without pixels or channels the product says nothing about one axis.
-    if elements.is_none() || axes.iter().any(|axis| axis.output > LARGEST) {
-        return Err(Error::argument("interpolate: size", "the output does not fit into memory"));
-    }
+    check_result("interpolate: size", &[batch, axes[0].output, axes[1].output, channels])?;
     let op = Interpolate { args: *args, batch, axes, channels };
     FeatureMap::from_nhwc(input.apply_op1(op)?)
 }
-
-/// Most output pixels along an axis.
-const LARGEST: usize = 1 << 31;
 
 /// Sizes along axis number `index`, which has `input` pixels.
 fn axis(input: usize, index: usize, to: ResizeTo) -> Result<Axis> {

@@ -16,7 +16,7 @@ use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::support::{
-    Float, check_device, check_float, cpu_slice, dispatch_float, storage_slice, vectorised,
+    Float, check_device, check_float, check_result, cpu_slice, dispatch_float, storage_slice, vectorised,
 };
 use crate::FeatureMap;
 use crate::error::{Error, Result};
@@ -73,6 +73,7 @@ pub fn max_pool2d_nhwc(input: &FeatureMap, args: &Pool2dArgs) -> Result<FeatureM
     check_device("max_pool2d: input", input)?;
     let windows = |size, axis| pool_windows("max_pool2d", size, args, axis);
     let output = [windows(height, 0)?, windows(width, 1)?];
+    check_result("max_pool2d: padding", &[batch, output[0], output[1], channels])?;
     if height.checked_mul(width).is_none_or(|area| area >= OUTSIDE as usize) {
         return Err(Error::shape("max_pool2d: input", "fewer than 2^32 - 1 pixels", input.dims()));
     }

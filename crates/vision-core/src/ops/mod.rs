@@ -3,7 +3,10 @@
 //! Functions ending in `_nhwc` take and return [`crate::FeatureMap`]s and are what layers use; the ones
 //! named like PyTorch's take `(N, C, H, W)` tensors and convert around them.
 
+mod adam_step;
 mod adaptive_avg_pool2d;
+mod adaptive_bins;
+mod adaptive_max_pool2d;
 mod avg_pool2d;
 mod bank_cross_entropy;
 mod batch_norm;
@@ -44,7 +47,9 @@ mod topk;
 
 pub(crate) use box_columns::check_boxes;
 
+pub use adam_step::*;
 pub use adaptive_avg_pool2d::*;
+pub use adaptive_max_pool2d::*;
 pub use avg_pool2d::*;
 pub use bank_cross_entropy::*;
 pub use batch_norm::*;

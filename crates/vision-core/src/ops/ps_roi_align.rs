@@ -49,7 +49,7 @@ pub fn ps_roi_align(input: &Tensor, boxes: &Tensor, args: &PsRoiAlignArgs) -> Re
 /// As [`ps_roi_align`].
 pub fn ps_roi_align_nhwc(input: &FeatureMap, boxes: &Tensor, args: &PsRoiAlignArgs) -> Result<FeatureMap> {
     let dims = check_map("ps_roi_align", input)?;
-    check_cells("ps_roi_align", args.output_size, args.spatial_scale)?;
+    check_cells("ps_roi_align", args.output_size, args.spatial_scale, boxes, dims[3])?;
     check_groups("ps_roi_align", dims[3], args.output_size)?;
     let regions = regions("ps_roi_align", input.nhwc(), boxes)?;
     let rounded = rounded(input.nhwc().dtype());

@@ -61,7 +61,7 @@ pub fn ps_roi_pool(input: &Tensor, boxes: &Tensor, args: &PsRoiPoolArgs) -> Resu
 /// As [`ps_roi_pool`].
 pub fn ps_roi_pool_nhwc(input: &FeatureMap, boxes: &Tensor, args: &PsRoiPoolArgs) -> Result<FeatureMap> {
     let dims = check_map("ps_roi_pool", input)?;
-    check_cells("ps_roi_pool", args.output_size, args.spatial_scale)?;
+    check_cells("ps_roi_pool", args.output_size, args.spatial_scale, boxes, dims[3])?;
     check_groups("ps_roi_pool", dims[3], args.output_size)?;
     let regions = regions("ps_roi_pool", input.nhwc(), boxes)?;
     let rounded = rounded(input.nhwc().dtype());

@@ -25,8 +25,8 @@ use rayon::prelude::*;
 pub(super) use self::sum::{AxisRoom, Cell, Grid, Places, Room};
 pub(super) use self::taps::Taps;
 use super::support::{
-    Float, check_device, check_dtype, check_float, check_same_device, cpu_slice, dispatch_float,
-    storage_slice,
+    Float, check_device, check_dtype, check_float, check_result, check_same_device, cpu_slice,
+    dispatch_float, storage_slice,
 };
 use crate::FeatureMap;
 use crate::error::{Error, Result};
@@ -91,8 +91,14 @@ pub(super) fn check_map(op: &str, input: &FeatureMap) -> Result<[usize; 4]> {
     Ok([n, h, w, c])
 }
 
-/// Checks a size of cells per region and a scale from boxes to pixels.
-pub(super) fn check_cells(op: &str, output_size: [usize; 2], spatial_scale: f64) -> Result<()> {
+/// Checks a size of cells per region of `boxes`, with `channels` each, and a scale from boxes to pixels.
+pub(super) fn check_cells(
+    op: &str,
+    output_size: [usize; 2],
+    spatial_scale: f64,
+    boxes: &Tensor,
+    channels: usize,
+) -> Result<()> {
     if output_size.contains(&0) {
         return Err(Error::argument(format!("{op}: output_size"), format!("{output_size:?} contains 0")));
     }
@@ -102,19 +108,19 @@ pub(super) fn check_cells(op: &str, output_size: [usize; 2], spatial_scale: f64)
             format!("{spatial_scale} is not positive"),
         ));
     }
-    Ok(())
+    let (regions, [down, across]) = (boxes.dims().first().copied().unwrap_or(0), output_size);
+    check_result(&format!("{op}: output_size"), &[regions, down, across, channels])
 }
 
 /// Channels per group if each cell of a `cells` grid reads its own.
 pub(super) fn check_groups(op: &str, channels: usize, cells: [usize; 2]) -> Result<usize> {
-    let groups = cells[0] * cells[1];
-    if !channels.is_multiple_of(groups) {
-        return Err(Error::argument(
+    match cells[0].checked_mul(cells[1]) {
+        Some(groups) if channels.is_multiple_of(groups) => Ok(channels / groups),
+        _ => Err(Error::argument(
             format!("{op}: input"),
             format!("{channels} channels are no multiple of {} x {} cells", cells[0], cells[1]),
-        ));
+        )),
     }
-    Ok(channels / groups)
 }
 
 /// `(N, C, H, W)` in, `(K, C', PH, PW)` out, around an operation on maps.

@@ -50,7 +50,7 @@ pub fn roi_align(input: &Tensor, boxes: &Tensor, args: &RoiAlignArgs) -> Result<
 /// As [`roi_align`].
 pub fn roi_align_nhwc(input: &FeatureMap, boxes: &Tensor, args: &RoiAlignArgs) -> Result<FeatureMap> {
     let dims = check_map("roi_align", input)?;
-    check_cells("roi_align", args.output_size, args.spatial_scale)?;
+    check_cells("roi_align", args.output_size, args.spatial_scale, boxes, dims[3])?;
     let regions = regions("roi_align", input.nhwc(), boxes)?;
     let shift = if args.aligned { 0.5 } else { 0.0 };
     let least = if args.aligned { f64::NEG_INFINITY } else { 1.0 };

@@ -57,7 +57,7 @@ pub fn roi_pool(input: &Tensor, boxes: &Tensor, args: &RoiPoolArgs) -> Result<Te
 /// As [`roi_pool`].
 pub fn roi_pool_nhwc(input: &FeatureMap, boxes: &Tensor, args: &RoiPoolArgs) -> Result<FeatureMap> {
     let dims = check_map("roi_pool", input)?;
-    check_cells("roi_pool", args.output_size, args.spatial_scale)?;
+    check_cells("roi_pool", args.output_size, args.spatial_scale, boxes, dims[3])?;
     if dims[1].checked_mul(dims[2]).is_none_or(|pixels| pixels >= OUTSIDE as usize) {
         return Err(Error::argument(
             "roi_pool: input",

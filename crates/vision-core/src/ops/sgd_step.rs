@@ -7,8 +7,6 @@
 #[cfg(feature = "cuda")]
 mod cuda;
 
-use std::any::Any;
-
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
@@ -16,8 +14,8 @@ use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Tensor};
 use rayon::prelude::*;
 
 use super::support::{
-    Float, check_device, check_dims, check_dtype, check_float, check_same_device, cpu_slice, dispatch_float,
-    vectorised,
+    Float, check_contiguous, check_device, check_dims, check_dtype, check_float, check_same_device,
+    cpu_slice, cpu_slice_mut, dispatch_float, vectorised,
 };
 use crate::error::{Error, Result};
 
@@ -55,14 +53,7 @@ pub fn sgd_step(param: &Tensor, grad: &Tensor, buffer: Option<&Tensor>, args: &S
             check_same_device(what, tensor, param)?;
         }
     }
-    let contiguous = |what: &str, tensor: &Tensor| {
-        if tensor.is_contiguous() {
-            Ok(())
-        } else {
-            Err(Error::argument(what, "must be contiguous to be updated in place"))
-        }
-    };
-    contiguous("sgd_step: param", param)?;
+    check_contiguous("sgd_step: param", param)?;
     let grad = grad.contiguous()?;
     let step = Update { args: *args };
     if args.momentum == 0.0 {
@@ -71,29 +62,9 @@ pub fn sgd_step(param: &Tensor, grad: &Tensor, buffer: Option<&Tensor>, args: &S
     let Some(buffer) = buffer else {
         return Err(Error::argument("sgd_step: buffer", "momentum needs one"));
     };
-    contiguous("sgd_step: buffer", buffer)?;
+    check_contiguous("sgd_step: buffer", buffer)?;
     buffer.inplace_op3(&grad, param, &Momentum { args: *args })?;
     Ok(param.inplace_op3(&grad, buffer, &step)?)
-}
-
-/// The elements of a contiguous CPU tensor that is updated in place.
-fn slice_mut<'a, T: Float>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [T]> {
-    let found = storage.dtype();
-    let all: &mut dyn Any = match storage {
-        CpuStorage::F32(all) => all,
-        CpuStorage::F64(all) => all,
-        _ => {
-            return Err(Error::Dtype {
-                what: "sgd_step: param".into(),
-                expected: "f32 or f64".into(),
-                got: found,
-            });
-        }
-    };
-    let range = layout.contiguous_offsets();
-    let slice =
-        all.downcast_mut::<Vec<T>>().zip(range).and_then(|(all, (start, end))| all.get_mut(start..end));
-    slice.ok_or_else(|| Error::argument("sgd_step", "the layout does not fit the storage"))
 }
 
 /// Elements handed to a thread at a time.
@@ -134,7 +105,7 @@ impl InplaceOp3 for Momentum {
             let (grad, param) = (cpu_slice::<T>("sgd_step: grad", s2, l2)?, cpu_slice::<T>("sgd_step: param", s3, l3)?);
             let [decay, momentum, keep] =
                 [args.weight_decay, args.momentum, 1.0 - args.dampening].map(<T as candle_core::WithDType>::from_f64);
-            let buffer = slice_mut::<T>(s1, l1)?;
+            let buffer = cpu_slice_mut::<T>("sgd_step: buffer", s1, l1)?;
             if args.first {
                 chunks(buffer, grad, param, |b, g, p| *b = g + p * decay);
             } else {
@@ -179,7 +150,7 @@ impl InplaceOp2 for Update {
         dispatch_float!("sgd_step: grad", s2.dtype(), T => {
             let grad = cpu_slice::<T>("sgd_step: grad", s2, l2)?;
             let [decay, lr] = [args.weight_decay, args.lr].map(<T as candle_core::WithDType>::from_f64);
-            chunks(slice_mut::<T>(s1, l1)?, grad, grad, |p, g, _| *p -= (g + *p * decay) * lr);
+            chunks(cpu_slice_mut::<T>("sgd_step: param", s1, l1)?, grad, grad, |p, g, _| *p -= (g + *p * decay) * lr);
             Ok(())
         })
     }
@@ -215,7 +186,7 @@ impl InplaceOp3 for Update {
             let (grad, buffer) = (cpu_slice::<T>("sgd_step: grad", s2, l2)?, cpu_slice::<T>("sgd_step: buffer", s3, l3)?);
             let [decay, momentum, lr] =
                 [args.weight_decay, args.momentum, args.lr].map(<T as candle_core::WithDType>::from_f64);
-            let param = slice_mut::<T>(s1, l1)?;
+            let param = cpu_slice_mut::<T>("sgd_step: param", s1, l1)?;
             if args.nesterov {
                 chunks(param, grad, buffer, |p, g, b| *p -= (g + *p * decay + b * momentum) * lr);
             } else {

@@ -45,6 +45,21 @@ struct SmoothL1 {
     beta: f64,
 }
 
+/// Losses from the sizes of differences.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "must be compiled with the features of `vectorised`")]
+fn each<T: Score>(x: &[T], t: &[T], out: &mut [T], loss: impl Fn(T) -> T) {
+    for (out, (&x, &t)) in out.iter_mut().zip(x.iter().zip(t)) {
+        *out = loss((x - t).abs());
+    }
+}
+
+/// Whether the number is a positive power of two, in the range of normal numbers of 32 bits.
+fn power_of_two<T: Score>(x: T) -> bool {
+    let x = x.to_f64();
+    (f64::from(f32::MIN_POSITIVE)..=f64::from(f32::MAX)).contains(&x) && x.to_bits().trailing_zeros() >= 52
+}
+
 impl SmoothL1 {
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "must be compiled with the features of `vectorised`")]
@@ -67,10 +82,13 @@ impl PointLoss for SmoothL1 {
     #[allow(clippy::inline_always, reason = "must be compiled with the features of `vectorised`")]
     fn values<T: Score>(&self, _first: usize, x: &[T], t: &[T], out: &mut [T]) {
         let (beta, half) = (T::from_f64(self.beta), T::from_f64(0.5));
-        for (out, (&x, &t)) in out.iter_mut().zip(x.iter().zip(t)) {
-            let d = (x - t).abs();
+        let inverse = T::ONE / beta;
+        // A product is cheaper, and the same number if one factor is a power of two.
+        if power_of_two(beta) && power_of_two(inverse) {
+            each(x, t, out, |d| if d < beta { half * d * d * inverse } else { d - half * beta });
+        } else {
             // Without a quadratic part the comparison is false, and the division not looked at.
-            *out = if d < beta { half * d * d / beta } else { d - half * beta };
+            each(x, t, out, |d| if d < beta { half * d * d / beta } else { d - half * beta });
         }
     }
 
@@ -118,6 +136,7 @@ mod tests {
         assert_eq!(each(1.), [0., 0.125, 1.5, 2.5, f64::INFINITY]);
         assert_eq!(each(0.), [0., 0.5, 2., 3., f64::INFINITY]);
         assert_eq!(each(4.), [0., 0.03125, 0.5, 1.125, f64::INFINITY]);
+        assert_eq!(each(3.)[1..4], [0.5 * 0.5 * 0.5 / 3., 0.5 * 2. * 2. / 3., 1.5]);
         let finite = x.narrow(0, 0, 4).unwrap();
         let reduce = |r| {
             let zero = finite.zeros_like().unwrap();

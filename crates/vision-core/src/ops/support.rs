@@ -1,7 +1,9 @@
 //! Shared plumbing of the operations: slices of tensors, typed dispatch, checks.
 
+use std::any::Any;
 use std::cell::Cell;
 
+use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, DType, Device, Layout, Storage, Tensor, WithDType};
 use rayon::prelude::*;
 
@@ -30,6 +32,8 @@ pub(crate) trait Float: WithDType + Default + std::ops::Neg<Output = Self> + Has
     fn ln_1p(self) -> Self;
     /// Absolute value.
     fn abs(self) -> Self;
+    /// Square root.
+    fn sqrt(self) -> Self;
     /// The largest number of this type that is not above `x`; NaN stays NaN.
     fn from_f64_down(x: f64) -> Self;
     /// Calls `work` with a buffer that this thread keeps, of any length and content.
@@ -57,6 +61,9 @@ macro_rules! impl_float {
             }
             fn abs(self) -> Self {
                 $type::abs(self)
+            }
+            fn sqrt(self) -> Self {
+                $type::sqrt(self)
             }
             #[allow(clippy::cast_lossless, reason = "one of the types is f64 itself")]
             fn from_f64_down(x: f64) -> Self {
@@ -118,6 +125,30 @@ pub(crate) fn cpu_slice<'a, T: WithDType>(
     let (start, end) =
         layout.contiguous_offsets().ok_or_else(|| Error::argument(what, "the tensor must be contiguous"))?;
     all.get(start..end).ok_or_else(|| Error::argument(what, "the layout does not fit the storage"))
+}
+
+/// The elements of a contiguous CPU tensor that is updated in place.
+pub(crate) fn cpu_slice_mut<'a, T: Float>(
+    what: &str,
+    storage: &'a mut CpuStorage,
+    layout: &Layout,
+) -> Result<&'a mut [T]> {
+    let found = storage.dtype();
+    let all: &mut dyn Any = match storage {
+        CpuStorage::F32(all) => all,
+        CpuStorage::F64(all) => all,
+        _ => {
+            return Err(Error::Dtype {
+                what: what.to_string(),
+                expected: "f32 or f64".to_string(),
+                got: found,
+            });
+        }
+    };
+    let (start, end) =
+        layout.contiguous_offsets().ok_or_else(|| Error::argument(what, "the tensor must be contiguous"))?;
+    let slice = all.downcast_mut::<Vec<T>>().and_then(|all| all.get_mut(start..end));
+    slice.ok_or_else(|| Error::argument(what, "the layout does not fit the storage"))
 }
 
 /// The elements of a contiguous CPU tensor, from [`Tensor::storage_and_layout`]:
@@ -189,6 +220,38 @@ pub(crate) fn check_dtype(what: &str, tensor: &Tensor, dtype: DType) -> Result<(
 /// Fails unless `tensor` has exactly the sizes `dims`.
 pub(crate) fn check_dims(what: &str, tensor: &Tensor, dims: &[usize]) -> Result<()> {
     if tensor.dims() == dims { Ok(()) } else { Err(Error::shape(what, format!("{dims:?}"), tensor.dims())) }
+}
+
+/// Fails if a result of the sizes `dims` cannot be held in memory, which the argument `what` asks for. Sizes of 0 do not
+/// excuse others: there are loops over those.
+pub(crate) fn check_result(what: &str, dims: &[usize]) -> Result<()> {
+    const LONGEST: usize = 1 << 31;
+    let elements = dims.iter().try_fold(1usize, |all, &size| all.checked_mul(size.max(1)));
+    if elements.is_some_and(|n| n <= isize::MAX as usize / 16) && dims.iter().all(|&size| size <= LONGEST) {
+        Ok(())
+    } else {
+        Err(Error::argument(what, format!("a result of {dims:?} does not fit into memory")))
+    }
+}
+
+/// Fails unless `tensor` can be updated in place as one run of memory.
+pub(crate) fn check_contiguous(what: &str, tensor: &Tensor) -> Result<()> {
+    if tensor.is_contiguous() {
+        Ok(())
+    } else {
+        Err(Error::argument(what, "must be contiguous to be updated in place"))
+    }
+}
+
+/// Fails if `tensor` lies in the memory of `other`, which is updated while `tensor` is read.
+pub(crate) fn check_apart(what: &str, tensor: &Tensor, other: &Tensor) -> Result<()> {
+    // One lock at a time: the two may be the same.
+    let place = |tensor: &Tensor| std::ptr::from_ref::<Storage>(&tensor.storage_and_layout().0).addr();
+    if place(tensor) == place(other) {
+        Err(Error::argument(what, "shares its memory with another argument that is updated in place"))
+    } else {
+        Ok(())
+    }
 }
 
 /// Number of rows of `width` elements that make a chunk of work large enough to hand to a thread.

@@ -30,13 +30,13 @@ pub struct CliContext {
 
 impl CliContext {
     pub(super) fn new(name: &'static str, common: Common, command_line: Vec<String>) -> Result<Self> {
+        vision_core::cpu::keep_memory();
         let device = device(&common.device)?;
         let threads = match common.threads {
             None => rayon::current_num_threads(),
             Some(0) => return Err(Error::Usage("--threads: must be at least 1".to_owned())),
             Some(threads) => system::set_threads(threads)?,
         };
-        vision_core::cpu::keep_memory();
         let out = common.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(name));
         let mut ctx = Context::new(device, out)
             .with_workers(common.workers.unwrap_or(0))

@@ -5,14 +5,15 @@
 //! `g + m b` with Nesterov and `b` without; `p -= lr * direction`. Without momentum the direction is `g`.
 //! A parameter without a gradient is left alone, its momentum too.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use candle_core::{DType, Tensor, Var};
+use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 use vision_core::ops::{SgdStepArgs, sgd_step};
-use vision_weights::{Array, StateDict};
+use vision_weights::StateDict;
 
-use crate::error::{Error, Problem, Result};
+use super::groups::{Groups, check_shape, from_array, to_array};
+use crate::error::{Problem, Result};
 use crate::recipe::ParamGroup;
 
 /// Constants of SGD. The defaults are PyTorch's, with the rate 0.1.
@@ -67,7 +68,7 @@ impl SgdConfig {
 #[derive(Debug)]
 pub struct Sgd {
     config: SgdConfig,
-    groups: Vec<ParamGroup>,
+    groups: Groups,
     momentum: BTreeMap<String, Tensor>,
 }
 
@@ -77,27 +78,13 @@ impl Sgd {
     /// # Errors
     /// If the constants are out of range or a parameter is in two groups.
     pub fn new(config: SgdConfig, groups: Vec<ParamGroup>) -> Result<Self> {
-        let problems = config.problems("sgd");
-        if !problems.is_empty() {
-            return Err(Error::Invalid { path: "optimiser".to_owned(), problems });
-        }
-        let mut seen = BTreeSet::new();
-        for group in &groups {
-            for (name, _) in &group.params {
-                if !seen.insert(name.clone()) {
-                    return Err(Error::Usage(format!(
-                        "parameter group `{}`: `{name}` is already in a group",
-                        group.name
-                    )));
-                }
-            }
-        }
+        let groups = Groups::new(groups, config.problems("sgd"))?;
         Ok(Self { config, groups, momentum: BTreeMap::new() })
     }
 
     /// The groups.
     pub fn groups(&self) -> &[ParamGroup] {
-        &self.groups
+        self.groups.as_slice()
     }
 
     /// The constants.
@@ -107,7 +94,7 @@ impl Sgd {
 
     /// Every parameter, by group order.
     pub fn params(&self) -> impl Iterator<Item = (&str, &Var)> {
-        self.groups.iter().flat_map(|group| group.params.iter().map(|(name, var)| (name.as_str(), var)))
+        self.groups.params()
     }
 
     /// Updates the parameters in place. `grads` holds a gradient for each name that has one; `factor` is
@@ -117,31 +104,21 @@ impl Sgd {
     /// If a gradient has another shape than its parameter.
     pub fn step(&mut self, grads: &BTreeMap<String, Tensor>, factor: f64) -> Result<()> {
         let SgdConfig { lr, momentum, dampening, nesterov, .. } = self.config;
-        for group in &self.groups {
-            let rate = lr * factor * group.lr_mult;
-            for (name, var) in &group.params {
-                let Some(grad) = grads.get(name) else { continue };
-                if grad.dims() != var.dims() {
-                    return Err(Error::Core(vision_core::Error::shape(
-                        format!("gradient of {name}"),
-                        format!("{:?}", var.dims()),
-                        grad.dims(),
-                    )));
-                }
-                let first = momentum != 0.0 && !self.momentum.contains_key(name);
-                if first {
-                    self.momentum.insert(name.clone(), var.as_detached_tensor().zeros_like()?);
-                }
-                let args = SgdStepArgs {
-                    lr: rate,
-                    momentum,
-                    dampening,
-                    weight_decay: group.weight_decay,
-                    nesterov,
-                    first,
-                };
-                sgd_step(var, grad, self.momentum.get(name), &args)?;
+        for item in self.groups.with_gradients(grads) {
+            let (group, name, var, grad) = item?;
+            let first = momentum != 0.0 && !self.momentum.contains_key(name);
+            if first {
+                self.momentum.insert(name.to_owned(), var.as_detached_tensor().zeros_like()?);
             }
+            let args = SgdStepArgs {
+                lr: lr * factor * group.lr_mult,
+                momentum,
+                dampening,
+                weight_decay: group.weight_decay,
+                nesterov,
+                first,
+            };
+            sgd_step(var, grad, self.momentum.get(name), &args)?;
         }
         Ok(())
     }
@@ -165,48 +142,11 @@ impl Sgd {
     pub fn restore(&mut self, state: &StateDict) -> Result<()> {
         let mut momentum = BTreeMap::new();
         for (key, array) in &state.tensors {
-            let found = key
-                .strip_suffix(".momentum_buffer")
-                .and_then(|name| self.params().find(|(candidate, _)| *candidate == name));
-            let Some((name, var)) = found else {
-                return Err(Error::Format {
-                    what: "optimiser state".to_owned(),
-                    problem: format!("`{key}` belongs to no parameter"),
-                });
-            };
-            if array.shape != var.dims() {
-                return Err(Error::Format {
-                    what: format!("optimiser state `{key}`"),
-                    problem: format!("expected shape {:?}, got {:?}", var.dims(), array.shape),
-                });
-            }
+            let (name, _, var) = self.groups.owner(key, &["momentum_buffer"])?;
+            check_shape(key, array, var.dims())?;
             momentum.insert(name.to_owned(), from_array(array, var.as_tensor())?);
         }
         self.momentum = momentum;
         Ok(())
     }
-}
-
-/// Floating tensors of 4 and 8 bytes keep their bits.
-fn to_array(tensor: &Tensor) -> Result<Array> {
-    let flat = tensor.flatten_all()?;
-    let (dtype, data) = match tensor.dtype() {
-        DType::F64 => (
-            vision_weights::Dtype::F64,
-            flat.to_vec1::<f64>()?.into_iter().flat_map(f64::to_le_bytes).collect::<Vec<u8>>(),
-        ),
-        _ => (
-            vision_weights::Dtype::F32,
-            flat.to_dtype(DType::F32)?.to_vec1::<f32>()?.into_iter().flat_map(f32::to_le_bytes).collect(),
-        ),
-    };
-    Ok(Array { dtype, shape: tensor.dims().to_vec(), data })
-}
-
-fn from_array(array: &Array, like: &Tensor) -> Result<Tensor> {
-    let tensor = match array.dtype {
-        vision_weights::Dtype::F64 => Tensor::from_vec(array.to_f64()?, array.shape.clone(), like.device())?,
-        _ => Tensor::from_vec(array.to_f32()?, array.shape.clone(), like.device())?,
-    };
-    Ok(tensor.to_dtype(like.dtype())?)
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 
 use crate::error::Result;
-use crate::optim::{Sgd, clip_grad_norm};
+use crate::optim::{Optimiser, clip_grad_norm};
 
 /// Sums of gradients by parameter name, for one phase of one optimiser step.
 #[derive(Debug, Default)]
@@ -16,7 +16,7 @@ pub(super) struct Gradients {
 
 impl Gradients {
     /// Differentiates `loss` and adds the gradients of the optimiser's parameters. Others are dropped.
-    pub(super) fn add(&mut self, loss: &Tensor, optimiser: &Sgd) -> Result<()> {
+    pub(super) fn add(&mut self, loss: &Tensor, optimiser: &Optimiser) -> Result<()> {
         let mut store = loss.backward()?;
         for (name, var) in optimiser.params() {
             let Some(grad) = store.remove(var.as_tensor()) else { continue };
@@ -36,7 +36,7 @@ impl Gradients {
     /// the norm before clipping if `clip_norm` is given; if that is not finite, nothing is updated.
     pub(super) fn apply(
         &mut self,
-        optimiser: &mut Sgd,
+        optimiser: &mut Optimiser,
         factor: f64,
         clip_norm: Option<f64>,
     ) -> Result<Option<f64>> {

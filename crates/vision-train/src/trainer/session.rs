@@ -18,7 +18,7 @@ use crate::checkpoint::{Checkpoint, Store};
 use crate::config::{NonFinite, Resolved, RunConfig};
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::optim::Sgd;
+use crate::optim::Optimiser;
 use crate::recipe::{Recipe, RecipeConfig, Scalar, Step};
 use crate::report::Report;
 use crate::run_folder::{RunFolder, replace_file};
@@ -39,7 +39,7 @@ pub(super) struct Session<'a, R: Recipe> {
     pub(super) params: ParamStore,
     loader: Loader<R::Batch>,
     pub(super) fingerprint: String,
-    pub(super) optimisers: Vec<Sgd>,
+    pub(super) optimisers: Vec<Optimiser>,
     schedule: Schedule,
     steps_per_epoch: u64,
     pub(super) metrics: MetricLog,
@@ -98,7 +98,7 @@ impl<'a, R: Recipe> Session<'a, R> {
         let steps_per_epoch = batches.div_ceil(run.accumulate as u64);
         let mut optimisers = Vec::with_capacity(R::PHASES);
         for phase in 0..R::PHASES {
-            optimisers.push(Sgd::new(R::sgd(cfg), recipe.groups(cfg, &params, phase)?)?);
+            optimisers.push(Optimiser::new(R::optimiser(cfg), recipe.groups(cfg, &params, phase)?)?);
         }
 
         let mut position = Position::default();
@@ -350,7 +350,7 @@ impl<'a, R: Recipe> Session<'a, R> {
     fn record(&mut self, epoch: u64, losses: &[(String, f64)], meter: &mut Meter, ended: bool) -> Result<()> {
         let run = self.config();
         let step = self.position.step;
-        let lr = R::sgd(&self.resolved.config).lr * self.schedule.factor(step - 1);
+        let lr = R::optimiser(&self.resolved.config).lr() * self.schedule.factor(step - 1);
         for (name, value) in losses {
             self.window.add(name, *value);
         }

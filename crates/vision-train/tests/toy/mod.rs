@@ -15,7 +15,7 @@ use vision_datasets::{
     DataRoot, Dataset, Fingerprint, Loader, LoaderConfig, RandomSampler, SampleRng, Split, Transform,
 };
 use vision_eval::{Unit, Value};
-use vision_train::optim::SgdConfig;
+use vision_train::optim::{OptimiserConfig, SgdConfig};
 use vision_train::schedule::{Schedule, ScheduleConfig};
 use vision_train::*;
 use vision_weights::{Array, StateDict};
@@ -28,6 +28,8 @@ pub(crate) const WIDTH: usize = 6;
 pub(crate) struct ToyConfig {
     pub run: RunConfig,
     pub sgd: SgdConfig,
+    /// Instead of SGD.
+    pub optimiser: Option<OptimiserConfig>,
     pub schedule: ScheduleConfig,
     pub hidden: usize,
     pub noise: f64,
@@ -54,6 +56,7 @@ impl Default for ToyConfig {
         Self {
             run: RunConfig { seed: 3, epochs: 3, log_every_steps: 2, workers: 0, ..RunConfig::default() },
             sgd: SgdConfig { lr: 0.05, momentum: 0.9, weight_decay: 1e-3, ..SgdConfig::default() },
+            optimiser: None,
             schedule: ScheduleConfig::default(),
             hidden: 16,
             noise: 0.1,
@@ -66,6 +69,7 @@ impl Default for ToyConfig {
 impl RecipeConfig for ToyConfig {
     fn validate(&self) -> std::result::Result<(), Vec<Problem>> {
         let mut problems = self.sgd.problems("sgd");
+        problems.extend(self.optimiser.iter().flat_map(|optimiser| optimiser.problems("optimiser")));
         problems.extend(self.schedule.problems("schedule"));
         if self.hidden == 0 {
             problems.push(Problem::new("hidden", "must be at least 1"));
@@ -228,8 +232,8 @@ impl Recipe for Toy {
         Ok(cfg.schedule.schedule(cfg.run.epochs, steps_per_epoch))
     }
 
-    fn sgd(cfg: &ToyConfig) -> SgdConfig {
-        cfg.sgd
+    fn optimiser(cfg: &ToyConfig) -> OptimiserConfig {
+        cfg.optimiser.unwrap_or(cfg.sgd.into())
     }
 
     fn losses(&mut self, batch: &Batch, step: &Step) -> Result<Losses> {

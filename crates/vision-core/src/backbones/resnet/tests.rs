@@ -153,3 +153,13 @@ fn evaluation_does_not_depend_on_the_batch() {
     let one = net.forward(&one, &Pass::eval()).unwrap();
     assert_close(&one, &all.narrow(0, 1, 1).unwrap(), 1e-5, 1e-6).unwrap();
 }
+
+#[test]
+fn inference_keeps_no_graph() {
+    let params = store(DType::F32);
+    let net = ResNetClassifier::new(&narrow(Stem::Cifar, Depth::R18), 5, params.var_builder()).unwrap();
+    let x = pictures(2, 16);
+    let (kept, cut) = (net.forward(&x, &Pass::eval()).unwrap(), net.forward(&x, &Pass::inference()).unwrap());
+    assert!(kept.track_op() && !cut.track_op());
+    assert_close(&cut, &kept, 1e-4, 1e-4).unwrap();
+}

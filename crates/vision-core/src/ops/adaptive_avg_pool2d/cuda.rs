@@ -3,14 +3,14 @@
 use candle_core::backend::BackendStorage;
 use candle_core::{CudaDevice, CudaStorage, DType, Layout, Tensor};
 
-use super::AdaptiveAvgPool;
+use super::Bins;
 use crate::cuda::{Arg, Kernels, Work, count, empty, on_cuda, ptx, read, read_storage, tensor, write};
 use crate::error::Result;
 
 const KERNELS: Kernels = Kernels { name: "adaptive_avg_pool2d", ptx: ptx::ADAPTIVE_AVG_POOL2D };
 
 fn launch(
-    op: &AdaptiveAvgPool,
+    bins: &Bins,
     function: &str,
     device: &CudaDevice,
     dtype: DType,
@@ -21,31 +21,31 @@ fn launch(
         from,
         to,
         count(len),
-        count(op.input[0]),
-        count(op.input[1]),
-        count(op.channels),
-        count(op.output[0]),
-        count(op.output[1]),
+        count(bins.input[0]),
+        count(bins.input[1]),
+        count(bins.channels),
+        count(bins.output[0]),
+        count(bins.output[1]),
     ];
     KERNELS.launch(device, function, dtype, Work::Elements(len), args)
 }
 
-pub(super) fn forward(op: &AdaptiveAvgPool, s: &CudaStorage, l: &Layout) -> Result<CudaStorage> {
+pub(super) fn forward(bins: &Bins, s: &CudaStorage, l: &Layout) -> Result<CudaStorage> {
     let (device, dtype) = (s.device(), s.dtype());
-    let len = op.batch * op.output[0] * op.output[1] * op.channels;
+    let len = bins.batch * bins.output[0] * bins.output[1] * bins.channels;
     let mut out = empty(device, dtype, len)?;
     let buffers =
         [read("adaptive_avg_pool2d: input", s, l)?, write("adaptive_avg_pool2d: output", &mut out)?];
-    launch(op, "adaptive_avg_pool2d", device, dtype, len, buffers)?;
+    launch(bins, "adaptive_avg_pool2d", device, dtype, len, buffers)?;
     Ok(out)
 }
 
-pub(super) fn gradient(op: &AdaptiveAvgPool, input: &Tensor, grad: &Tensor) -> Result<Tensor> {
+pub(super) fn gradient(bins: &Bins, input: &Tensor, grad: &Tensor) -> Result<Tensor> {
     let what = "adaptive_avg_pool2d: gradient";
     let (s, l) = grad.storage_and_layout();
     let (device, dtype) = (on_cuda(what, &s)?.device(), grad.dtype());
     let mut dx = empty(device, dtype, input.elem_count())?;
     let buffers = [read_storage(what, &s, l)?, write("adaptive_avg_pool2d: input gradient", &mut dx)?];
-    launch(op, "adaptive_avg_pool2d_gradient", device, dtype, input.elem_count(), buffers)?;
+    launch(bins, "adaptive_avg_pool2d_gradient", device, dtype, input.elem_count(), buffers)?;
     Ok(tensor(dx, input.dims()))
 }

@@ -65,6 +65,27 @@ fn large_inputs_do_not_depend_on_threads() {
 }
 
 #[test]
+fn whole_rows_are_the_same_either_way() {
+    let (x, s, i) = (random("x", &[11, 2, 3]), random("s", &[40, 2, 3]), index(11, &[40]));
+    let each = i.reshape((40, 1, 1)).unwrap().broadcast_as((40, 2, 3)).unwrap();
+    let (x, s) = (Var::from_tensor(&x).unwrap(), Var::from_tensor(&s).unwrap());
+    let whole = index_add(&x, &i, &s).unwrap();
+    let elements = scatter_add(&x, &each, &s).unwrap();
+    assert_close(&whole, &elements, 0., 0.).unwrap();
+    let gradient = |y: &Tensor| {
+        let loss = y.sqr().unwrap().sum_all().unwrap();
+        loss.backward().unwrap().get(&s).unwrap().clone()
+    };
+    assert_close(&gradient(&whole), &gradient(&elements), 0., 0.).unwrap();
+    let rows = i.to_vec1::<u32>().unwrap();
+    let moved: Vec<u32> = rows.iter().flat_map(|&row| [row + 5; 6]).collect();
+    let moved = Tensor::from_vec(moved, (40, 2, 3), &Device::Cpu).unwrap();
+    let problem = scatter_add(&x, &moved, &s).unwrap_err().to_string();
+    let at = rows.iter().position(|&row| row > 5).unwrap();
+    assert!(problem.contains(&format!("at position {} is not", at * 6)), "{problem}");
+}
+
+#[test]
 fn strided_and_empty_inputs() {
     let (x, s) = (random("x", &[5, 4]), random("s", &[5, 3]));
     let i = index(4, &[3]);

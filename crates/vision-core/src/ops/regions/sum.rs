@@ -159,7 +159,12 @@ impl Grid {
                             for &(x, column) in cell.columns {
                                 let weight = T::from_f64(row * column * cell.scale);
                                 let start = x as usize * d + run * run_len;
-                                add_scaled(&mut to[start..start + run_len], grad, weight);
+                                // A call would cost more than a single sum.
+                                if let &[g] = grad {
+                                    to[start] += g * weight;
+                                } else {
+                                    add_scaled(&mut to[start..start + run_len], grad, weight);
+                                }
                             }
                         }
                     }
