@@ -2,7 +2,9 @@
 
 use std::cell::Cell;
 
-use candle_core::{CpuStorage, DType, Device, Layout, Storage, Tensor, WithDType};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Storage, Tensor, WithDType};
 use rayon::prelude::*;
 
 use crate::cpu::kernels::HasKernels;
@@ -189,6 +191,39 @@ pub(crate) fn check_dtype(what: &str, tensor: &Tensor, dtype: DType) -> Result<(
 /// Fails unless `tensor` has exactly the sizes `dims`.
 pub(crate) fn check_dims(what: &str, tensor: &Tensor, dims: &[usize]) -> Result<()> {
     if tensor.dims() == dims { Ok(()) } else { Err(Error::shape(what, format!("{dims:?}"), tensor.dims())) }
+}
+
+/// `tensor` with its elements in order.
+///
+/// The tensor library's own function asks a CUDA device to copy nothing if the tensor is empty, which is an error there.
+pub(crate) fn contiguous(tensor: &Tensor) -> Result<Tensor> {
+    if tensor.elem_count() == 0 && !tensor.is_contiguous() {
+        return Ok(tensor.apply_op1(NothingInOrder)?);
+    }
+    Ok(tensor.contiguous()?)
+}
+
+/// An empty tensor as a contiguous one.
+struct NothingInOrder;
+
+impl CustomOp1 for NothingInOrder {
+    fn name(&self) -> &'static str {
+        "contiguous"
+    }
+
+    fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        Ok((s.clone(), l.shape().clone()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, s: &CudaStorage, l: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
+        use candle_core::backend::BackendStorage;
+        Ok((crate::cuda::empty(s.device(), s.dtype(), 0)?, l.shape().clone()))
+    }
+
+    fn bwd(&self, _arg: &Tensor, _res: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        Ok(Some(grad.clone()))
+    }
 }
 
 /// Number of rows of `width` elements that make a chunk of work large enough to hand to a thread.
