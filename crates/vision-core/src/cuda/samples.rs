@@ -29,6 +29,8 @@ pub(crate) struct Samples {
     pub(crate) group_in: usize,
     /// Number of samples, those of all groups.
     pub(crate) samples: usize,
+    /// Samples of a group that follow each other and take the same row of values.
+    pub(crate) each: usize,
 }
 
 /// For each sample its cell (`Corners::cell` of `corners.cuh`) and the weights of its four pixels.
@@ -82,7 +84,8 @@ impl Samples {
             count(self.channels),
             count(self.shared),
             count(self.group_in),
-            count(self.samples / self.shared),
+            count(self.samples / self.shared / self.each),
+            count(self.each),
             count(len),
         ];
         KERNELS.launch(device, "samples_gather", dtype, Work::Elements(len), args)

@@ -258,6 +258,7 @@ impl Piece<'_> {
             shared: g.offset_groups,
             group_in: g.group_in(),
             samples: self.rows() * g.taps() * g.offset_groups,
+            each: 1,
         };
         let mut found = all.places(self.device, self.dtype)?;
         let cells = write("deform_conv2d: cells", &mut found.cells)?;

@@ -84,6 +84,7 @@ fn input_gradient(op: &GridSample, device: &CudaDevice, grid: &Tensor, grad: &Te
         shared: 1,
         group_in: op.channels,
         samples,
+        each: 1,
     };
     let mut places = all.places(device, dtype)?;
     launch!(
