@@ -4,8 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use candle_core::{DType, Device, Tensor, Var};
-use vision_core::FeatureMap;
-use vision_core::ops::{self, BoxExtent, NmsArgs, SoftNmsArgs, SoftNmsMethod};
+use vision_core::ops::{self, BoxExtent, Conv2dArgs, NmsArgs, SoftNmsArgs, SoftNmsMethod};
 use vision_core::rng::Key;
 
 const CPU: Device = Device::Cpu;
@@ -103,10 +102,13 @@ fn soft_nms_takes_the_same_boxes() {
 }
 
 #[test]
-fn an_empty_map_stays_in_the_graph() {
+fn an_empty_map_gets_an_empty_gradient() {
     let device = device();
-    let empty = Var::zeros((0, 3, 4, 5), DType::F32, &device).unwrap();
-    let map = FeatureMap::from_nchw(&empty).unwrap();
-    let grads = map.nhwc().backward().unwrap();
-    assert_eq!(grads.get(&empty).unwrap().dims(), [0, 3, 4, 5]);
+    let empty = Var::zeros((1, 3, 0, 5), DType::F32, &device).unwrap();
+    let weight = Var::ones((2, 3, 1, 1), DType::F32, &device).unwrap();
+    let y = ops::conv2d(&empty, &weight, None, &Conv2dArgs::square(1, 1)).unwrap();
+    assert_eq!(y.dims(), [1, 2, 2, 7]);
+    let grads = y.sum_all().unwrap().backward().unwrap();
+    assert_eq!(grads.get(&empty).unwrap().dims(), [1, 3, 0, 5]);
+    assert_eq!(numbers(grads.get(&weight).unwrap()), [0; 6]);
 }
