@@ -32,6 +32,9 @@ impl FeatureMap {
         if tensor.rank() != 4 {
             return Err(Error::shape("FeatureMap::from_nhwc", "(N, H, W, C)", tensor.dims()));
         }
+        if tensor.is_contiguous() {
+            return Ok(Self(tensor));
+        }
         Ok(Self(contiguous(&tensor)?))
     }
 

@@ -74,12 +74,14 @@ struct Plan {
     workspace: usize,
 }
 
+/// `None` where cuDNN has no algorithm for us.
+type Plans = HashMap<(Convolution, Pass), Option<Rc<Plan>>>;
+
 /// cuDNN on one device, for one thread: its handles may not be shared.
 struct Library {
     handle: sys::cudnnHandle_t,
     stream: Arc<CudaStream>,
-    /// `None` where cuDNN has no algorithm for us.
-    plans: RefCell<HashMap<(Convolution, Pass), Option<Rc<Plan>>>>,
+    plans: RefCell<Plans>,
 }
 
 thread_local! {

@@ -145,7 +145,7 @@ fn input_gradient(
         channels,
         shared: op.grid.runs,
         group_in: channels,
-        samples: op.cells() * each * op.grid.runs,
+        number: op.cells() * each * op.grid.runs,
         each,
     };
     let mut places = all.places(device, dtype)?;
@@ -155,8 +155,8 @@ fn input_gradient(
         "deform_ps_cells",
         device,
         dtype,
-        Work::Elements(all.samples),
-        all.samples,
+        Work::Elements(all.number),
+        all.number,
         [
             images,
             low,
