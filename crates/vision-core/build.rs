@@ -15,14 +15,15 @@ mod kernels {
     use std::error::Error;
     use std::path::PathBuf;
 
-    /// Every `.cu` below `src/ops` becomes a constant named after the file in `$OUT_DIR/kernels.rs`.
+    /// Every `.cu` below `src` becomes a constant named after the file in `$OUT_DIR/kernels.rs`.
     pub(super) fn build() -> Result<(), Box<dyn Error>> {
         // New files count too.
         println!("cargo:rerun-if-changed=src/ops");
+        println!("cargo:rerun-if-changed=src/boxes");
         #[allow(clippy::disallowed_methods, reason = "how cargo tells a build script its folder")]
         let out = PathBuf::from(std::env::var("OUT_DIR")?);
         let bindings = cudaforge::KernelBuilder::new()
-            .source_glob("src/ops/**/*.cu")
+            .source_glob("src/**/*.cu")
             .watch(vec!["src/cuda/kernel.cuh", "src/cuda/corners.cuh", "src/cuda/bins.cuh"])
             .include_path("src/cuda")
             .arg("-std=c++17")

@@ -50,12 +50,12 @@ for file in affine binary cast fill indexing reduce ternary unary; do
 done
 while read -r file; do
     kernels "vision_$(basename "$file" .cu)" "$file" "$root/crates/vision-core/src/cuda"
-done < <(find "$root/crates/vision-core/src/ops" -name '*.cu' | sort)
+done < <(find "$root/crates/vision-core/src" -name '*.cu' | sort)
 
-g++ "${flags[@]}" -c "$here/driver.cpp" -o "$dir/driver.o"
+for part in driver cudnn; do g++ "${flags[@]}" -c "$here/$part.cpp" -o "$dir/$part.o"; done
 # Every object becomes a library of its own: two files may use the same name for different kernels.
 libraries=()
-g++ -shared -o "$dir/libcuda_on_cpu.so" "$dir/driver.o"
+g++ -shared -o "$dir/libcuda_on_cpu.so" "$dir/driver.o" "$dir/cudnn.o"
 for object in "$dir"/candle_*.o "$dir"/vision_*.o; do
     library=$dir/lib$(basename "$object" .o)_on_cpu.so
     [[ $library -nt $object ]] || g++ -shared -Wl,-Bsymbolic -o "$library" "$object"

@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 
 use crate::error::{Error, Result};
+use crate::ops::support::contiguous;
 
 /// A feature map in the layout of this crate's kernels: `(N, H, W, C)`, contiguous.
 ///
@@ -20,7 +21,7 @@ impl FeatureMap {
         if tensor.rank() != 4 {
             return Err(Error::shape("FeatureMap::from_nchw", "(N, C, H, W)", tensor.dims()));
         }
-        Ok(Self(contiguous(tensor.permute((0, 2, 3, 1))?)?))
+        Ok(Self(contiguous(&tensor.permute((0, 2, 3, 1))?)?))
     }
 
     /// Wraps a `(N, H, W, C)` tensor, copying it only if it is not contiguous.
@@ -31,7 +32,10 @@ impl FeatureMap {
         if tensor.rank() != 4 {
             return Err(Error::shape("FeatureMap::from_nhwc", "(N, H, W, C)", tensor.dims()));
         }
-        Ok(Self(contiguous(tensor)?))
+        if tensor.is_contiguous() {
+            return Ok(Self(tensor));
+        }
+        Ok(Self(contiguous(&tensor)?))
     }
 
     /// The map as a contiguous `(N, C, H, W)` tensor.
@@ -39,7 +43,7 @@ impl FeatureMap {
     /// # Errors
     /// If the copy fails.
     pub fn to_nchw(&self) -> Result<Tensor> {
-        contiguous(self.0.permute((0, 3, 1, 2))?)
+        contiguous(&self.0.permute((0, 3, 1, 2))?)
     }
 
     /// The underlying `(N, H, W, C)` tensor.
@@ -54,17 +58,4 @@ impl FeatureMap {
     pub fn dims(&self) -> Result<(usize, usize, usize, usize)> {
         Ok(self.0.dims4()?)
     }
-}
-
-/// `tensor` with its elements in order.
-fn contiguous(tensor: Tensor) -> Result<Tensor> {
-    if tensor.is_contiguous() {
-        return Ok(tensor);
-    }
-    // The tensor library asks a CUDA device to copy nothing, which is an error there. No gradient is lost: there is
-    // none of nothing.
-    if tensor.elem_count() == 0 && tensor.device().is_cuda() {
-        return Ok(Tensor::zeros(tensor.shape(), tensor.dtype(), tensor.device())?);
-    }
-    Ok(tensor.contiguous()?)
 }

@@ -1,12 +1,17 @@
 //! Boxes as offsets from other boxes, as torchvision's `BoxCoder` 0.29.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::ops::BoxExtent;
-use crate::ops::support::{Float, chunk_rows, cpu_slice, dispatch_float, storage_slice};
+use crate::ops::support::{Float, chunk_rows, contiguous, cpu_slice, dispatch_float, storage_slice};
 use crate::ops::{check_boxes, support};
 
 /// Turns boxes into offsets from anchors and back.
@@ -44,7 +49,11 @@ impl BoxCoder {
         let count = check_boxes("box_coder.encode: boxes", boxes)?;
         check_constant("box_coder.encode: boxes", boxes)?;
         check_anchors("box_coder.encode: anchors", anchors, count, boxes)?;
-        let (boxes, anchors) = (boxes.contiguous()?, anchors.contiguous()?);
+        let (boxes, anchors) = (contiguous(boxes)?, contiguous(anchors)?);
+        #[cfg(feature = "cuda")]
+        if boxes.device().is_cuda() {
+            return cuda::encode(self, &boxes, &anchors);
+        }
         let ((bs, bl), (s, l)) = (boxes.storage_and_layout(), anchors.storage_and_layout());
         dispatch_float!("box_coder.encode: boxes", boxes.dtype(), T => {
             let boxes = storage_slice::<T>("box_coder.encode: boxes", &bs, bl)?;
@@ -82,7 +91,7 @@ impl BoxCoder {
     pub fn decode(&self, deltas: &Tensor, anchors: &Tensor) -> Result<Tensor> {
         self.check("box_coder.decode")?;
         support::check_float("box_coder.decode: deltas", deltas)?;
-        support::check_cpu("box_coder.decode: deltas", deltas)?;
+        support::check_device("box_coder.decode: deltas", deltas)?;
         let &[count, width] = deltas.dims() else {
             return Err(Error::shape("box_coder.decode: deltas", "(N, 4 K)", deltas.dims()));
         };
@@ -90,7 +99,7 @@ impl BoxCoder {
             return Err(Error::shape("box_coder.decode: deltas", "(N, 4 K)", deltas.dims()));
         }
         check_anchors("box_coder.decode: anchors", anchors, count, deltas)?;
-        Ok(deltas.contiguous()?.apply_op2(&anchors.contiguous()?, Decode(*self))?)
+        Ok(contiguous(deltas)?.apply_op2(&contiguous(anchors)?, Decode(*self))?)
     }
 
     fn check(&self, op: &str) -> Result<()> {
@@ -175,6 +184,7 @@ fn check_constant(what: &str, tensor: &Tensor) -> Result<()> {
 fn check_anchors(what: &str, anchors: &Tensor, count: usize, like: &Tensor) -> Result<()> {
     check_boxes(what, anchors)?;
     check_constant(what, anchors)?;
+    support::check_same_device(what, anchors, like)?;
     support::check_dims(what, anchors, &[count, 4])?;
     support::check_dtype(what, anchors, like.dtype())
 }
@@ -200,6 +210,17 @@ impl CustomOp2 for Decode {
         })
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        Ok((cuda::decode(&self.0, (s1, l1), (s2, l2))?, l1.shape().clone()))
+    }
+
     fn bwd(
         &self,
         deltas: &Tensor,
@@ -210,7 +231,11 @@ impl CustomOp2 for Decode {
         if !deltas.track_op() {
             return Ok((None, None));
         }
-        let grad = grad.contiguous()?;
+        let grad = contiguous(grad)?;
+        #[cfg(feature = "cuda")]
+        if grad.device().is_cuda() {
+            return Ok((Some(cuda::gradient(&self.0, deltas, anchors, &grad)?), None));
+        }
         let (ds, dl) = deltas.storage_and_layout();
         let (s, l) = anchors.storage_and_layout();
         let (gs, gl) = grad.storage_and_layout();

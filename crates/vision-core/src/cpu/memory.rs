@@ -4,8 +4,9 @@
 /// pages.
 ///
 /// A training step frees and asks for the same large blocks again and again, and pages fresh from the system cost
-/// as much time as a pass over them. For programs, at their start; a library leaves such settings to its user. Returns
-/// whether everything was set: only the allocator of the GNU C library has the settings, and only Linux the pages.
+/// as much time as a pass over them. For programs, as the first thing they do, before there are other threads; a library
+/// leaves such settings to its user. Returns whether everything was set: only the allocator of the GNU C library has the
+/// settings, and only Linux the pages.
 pub fn keep_memory() -> bool {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {

@@ -2,23 +2,6 @@
 #pragma once
 #include "kernel.cuh"
 
-// A product that is rounded before something is added to it, as on the processor: where a position is compared or
-// rounded down, the last bit matters.
-__device__ __forceinline__ float rounded_product(float a, float b) {
-#ifdef __CUDA_ARCH__
-    return __fmul_rn(a, b);
-#else
-    return a * b;
-#endif
-}
-__device__ __forceinline__ double rounded_product(double a, double b) {
-#ifdef __CUDA_ARCH__
-    return __dmul_rn(a, b);
-#else
-    return a * b;
-#endif
-}
-
 // The pixel below a coordinate and the distance from it; whether it and the next one are among `size` pixels.
 template <typename T>
 struct Neighbours {

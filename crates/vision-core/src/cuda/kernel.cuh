@@ -26,6 +26,23 @@ typedef unsigned int Index;
     extern "C" __global__ void NAME##_f64 PARAMS { NAME<double> ARGS; } \
     }
 
+// A product that is rounded before something is added to it, as on the processor: where the sum is compared or rounded
+// down, the last bit matters.
+__device__ __forceinline__ float rounded_product(float a, float b) {
+#ifdef __CUDA_ARCH__
+    return __fmul_rn(a, b);
+#else
+    return a * b;
+#endif
+}
+__device__ __forceinline__ double rounded_product(double a, double b) {
+#ifdef __CUDA_ARCH__
+    return __dmul_rn(a, b);
+#else
+    return a * b;
+#endif
+}
+
 template <typename T>
 __device__ __forceinline__ T largest_finite();
 template <>

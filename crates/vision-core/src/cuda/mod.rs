@@ -5,6 +5,8 @@
 //! do. Nothing here adds with atomics: the same call gives the same bits.
 
 mod column_sums;
+#[cfg(feature = "cudnn")]
+pub(crate) mod cudnn;
 mod gemm;
 mod samples;
 

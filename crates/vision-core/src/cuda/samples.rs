@@ -28,7 +28,9 @@ pub(crate) struct Samples {
     /// Channels of a matrix of values.
     pub(crate) group_in: usize,
     /// Number of samples, those of all groups.
-    pub(crate) samples: usize,
+    pub(crate) number: usize,
+    /// Samples of a group that follow each other and take the same row of values.
+    pub(crate) each: usize,
 }
 
 /// For each sample its cell (`Corners::cell` of `corners.cuh`) and the weights of its four pixels.
@@ -52,8 +54,8 @@ impl Samples {
 
     /// Room for [`Places`], to be written by a kernel.
     pub(crate) fn places(&self, device: &CudaDevice, dtype: DType) -> Result<Places> {
-        let weights = empty(device, dtype, 4 * self.samples)?;
-        Ok(Places { cells: empty(device, DType::U32, self.samples)?, weights })
+        let weights = empty(device, dtype, 4 * self.number)?;
+        Ok(Places { cells: empty(device, DType::U32, self.number)?, weights })
     }
 
     /// Writes every element of the maps `out`: the sum of the samples' `values` times weights.
@@ -82,7 +84,8 @@ impl Samples {
             count(self.channels),
             count(self.shared),
             count(self.group_in),
-            count(self.samples / self.shared),
+            count(self.number / self.shared / self.each),
+            count(self.each),
             count(len),
         ];
         KERNELS.launch(device, "samples_gather", dtype, Work::Elements(len), args)
@@ -90,7 +93,7 @@ impl Samples {
 
     /// The samples in the order of their cells, and where those of each cell start.
     fn sort(&self, device: &CudaDevice, mut keys: CudaStorage) -> Result<(CudaStorage, CudaStorage)> {
-        let (samples, cells, tiles) = (self.samples, self.cells()?, self.samples.div_ceil(TILE));
+        let (samples, cells, tiles) = (self.number, self.cells()?, self.number.div_ceil(TILE));
         let numbers = |len: usize| empty(device, DType::U32, len);
         // The kernels that sort are the same for both types.
         let any = DType::F32;

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::support::{Float, check_cpu, check_float};
+use super::support::{Float, check_device, check_float};
 use crate::error::{Error, Result};
 
 /// Where a box ends, which decides its width.
@@ -25,14 +25,9 @@ impl BoxExtent {
     }
 }
 
-/// Fails unless `boxes` is a `(N, 4)` tensor of a float type on the CPU; returns `N`.
+/// Fails unless `boxes` is a `(N, 4)` tensor of a float type on the CPU or a CUDA device; returns `N`.
 pub(crate) fn check_boxes(what: &str, boxes: &Tensor) -> Result<usize> {
-    check_cpu(what, boxes)?;
-    check_box_dims(what, boxes)
-}
-
-/// [`check_boxes`] without a word on the device.
-pub(super) fn check_box_dims(what: &str, boxes: &Tensor) -> Result<usize> {
+    check_device(what, boxes)?;
     check_float(what, boxes)?;
     match boxes.dims() {
         &[count, 4] if u32::try_from(count).is_ok() => Ok(count),

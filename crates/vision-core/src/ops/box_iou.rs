@@ -18,16 +18,16 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::box_columns::{area, check_box_dims, columns};
+use super::box_columns::{area, check_boxes, columns};
 use super::support::{
-    Float, check_device, check_same_device, chunk_rows, cpu_slice, dispatch_float, storage_slice, vectorised,
+    Float, check_same_device, chunk_rows, cpu_slice, dispatch_float, storage_slice, vectorised,
 };
 use crate::error::{Error, Result};
 
 /// Intersection over union of `boxes1` `(N, 4)` with `boxes2` `(M, 4)`, as `(N, M)`.
 ///
 /// # Errors
-/// If the boxes are not two `(.., 4)` tensors on the CPU of the same type, `f32` or `f64`.
+/// If the boxes are not two `(.., 4)` tensors on one device, of one type, `f32` or `f64`.
 pub fn box_iou(boxes1: &Tensor, boxes2: &Tensor) -> Result<Tensor> {
     overlap::<false>("box_iou", boxes1, boxes2)
 }
@@ -42,9 +42,8 @@ pub fn generalized_box_iou(boxes1: &Tensor, boxes2: &Tensor) -> Result<Tensor> {
 }
 
 fn overlap<const GENERALIZED: bool>(name: &'static str, boxes1: &Tensor, boxes2: &Tensor) -> Result<Tensor> {
-    check_box_dims(&format!("{name}: boxes1"), boxes1)?;
-    check_box_dims(&format!("{name}: boxes2"), boxes2)?;
-    check_device(&format!("{name}: boxes1"), boxes1)?;
+    check_boxes(&format!("{name}: boxes1"), boxes1)?;
+    check_boxes(&format!("{name}: boxes2"), boxes2)?;
     check_same_device(&format!("{name}: boxes2"), boxes2, boxes1)?;
     if boxes1.dtype() != boxes2.dtype() {
         let (what, expected) = (format!("{name}: boxes2"), format!("{:?}", boxes1.dtype()));

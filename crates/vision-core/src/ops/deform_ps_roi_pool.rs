@@ -12,6 +12,11 @@
 //! Differentiable in the map and the offsets. Boxes must be finite; an offset that is not leaves its cell without
 //! samples.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Shape, Tensor};
 use rayon::prelude::*;
@@ -21,7 +26,8 @@ use super::regions::{
     with_nchw,
 };
 use super::support::{
-    Float, check_cpu, check_dims, check_dtype, check_result, cpu_slice, dispatch_float, storage_slice,
+    Float, check_dims, check_dtype, check_result, check_same_device, contiguous, cpu_slice, dispatch_float,
+    storage_slice,
 };
 use crate::FeatureMap;
 use crate::error::{Error, Result};
@@ -104,7 +110,7 @@ pub fn deform_ps_roi_pool_nhwc(
         Some(offset) => {
             let what = "deform_ps_roi_pool: offset";
             check_dtype(what, offset, input.nhwc().dtype())?;
-            check_cpu(what, offset)?;
+            check_same_device(what, offset, input.nhwc())?;
             let classes = if offset.rank() == 4 { offset.dims()[1] / 2 } else { 0 };
             if classes == 0 || channels % classes != 0 {
                 let expected =
@@ -130,8 +136,9 @@ pub fn deform_ps_roi_pool_nhwc(
         moved: offset.is_some(),
     };
     let offset = match offset {
-        Some(offset) => offset.contiguous()?,
-        None => Tensor::zeros(0, input.nhwc().dtype(), &Device::Cpu)?,
+        Some(offset) => contiguous(offset)?,
+        // Nobody reads it.
+        None => Tensor::zeros(1, input.nhwc().dtype(), input.nhwc().device())?,
     };
     FeatureMap::from_nhwc(input.nhwc().apply_op2(&offset, op)?)
 }
@@ -338,6 +345,18 @@ impl CustomOp2 for DeformPool {
         })
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        let shape = Shape::from(self.grid.output_dims(self.images.len()).as_slice());
+        Ok((cuda::forward(self, (s1, l1), (s2, l2))?, shape))
+    }
+
     fn bwd(
         &self,
         input: &Tensor,
@@ -345,7 +364,11 @@ impl CustomOp2 for DeformPool {
         _res: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
+        let grad = contiguous(grad)?;
+        #[cfg(feature = "cuda")]
+        if grad.device().is_cuda() {
+            return Ok(cuda::backward(self, input, offset, &grad)?);
+        }
         let ((sx, lx), (so, lo)) = (input.storage_and_layout(), offset.storage_and_layout());
         let (sg, lg) = grad.storage_and_layout();
         dispatch_float!("deform_ps_roi_pool: gradient", grad.dtype(), T => {

@@ -10,11 +10,14 @@
 //!
 //! Nothing here has a gradient: results are numbers of rows, to be used with `index_select`.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::box_columns::{area, by_decreasing_score, check_boxes, columns};
-use super::support::{Float, check_cpu, dispatch_float, storage_slice, vectorised};
+use super::support::{Float, check_same_device, dispatch_float, storage_slice, vectorised};
 use crate::error::{Error, Result};
 
 pub use super::box_columns::BoxExtent;
@@ -35,13 +38,17 @@ impl NmsArgs {
     }
 }
 
-/// Rows of `boxes` `(N, 4)` that are kept, by decreasing entry of `scores` `(N)`, as a `u32` tensor.
+/// Rows of `boxes` `(N, 4)` that are kept, by decreasing entry of `scores` `(N)`, as a `u32` tensor on their device.
 ///
 /// # Errors
-/// If shapes do not fit, if boxes or scores are not `f32` or `f64` tensors on the CPU, both of one type, or if
-/// the threshold is NaN.
+/// If shapes do not fit, if boxes and scores are not `f32` or `f64` tensors of one type on one device, or if the
+/// threshold is NaN.
 pub fn nms(boxes: &Tensor, scores: &Tensor, args: &NmsArgs) -> Result<Tensor> {
     check("nms", boxes, scores, args)?;
+    #[cfg(feature = "cuda")]
+    if boxes.device().is_cuda() {
+        return cuda::suppress(boxes, scores, None, args);
+    }
     let (boxes, scores) = (boxes.contiguous()?, scores.contiguous()?);
     let ((bs, bl), (ss, sl)) = (boxes.storage_and_layout(), scores.storage_and_layout());
     let kept = dispatch_float!("nms: boxes", boxes.dtype(), T => {
@@ -59,11 +66,13 @@ pub fn nms(boxes: &Tensor, scores: &Tensor, args: &NmsArgs) -> Result<Tensor> {
 /// As [`nms`], or if `idxs` does not fit.
 pub fn batched_nms(boxes: &Tensor, scores: &Tensor, idxs: &Tensor, args: &NmsArgs) -> Result<Tensor> {
     let count = check("batched_nms", boxes, scores, args)?;
-    check_cpu("batched_nms: idxs", idxs)?;
+    check_same_device("batched_nms: idxs", idxs, boxes)?;
     if idxs.dims() != [count] {
         return Err(Error::shape("batched_nms: idxs", format!("[{count}]"), idxs.dims()));
     }
     let classes: Vec<i64> = match idxs.dtype() {
+        // An empty tensor of some devices cannot be read.
+        DType::I64 | DType::U32 if count == 0 => Vec::new(),
         DType::I64 => idxs.to_vec1()?,
         DType::U32 => idxs.to_vec1::<u32>()?.into_iter().map(i64::from).collect(),
         got => {
@@ -71,6 +80,10 @@ pub fn batched_nms(boxes: &Tensor, scores: &Tensor, idxs: &Tensor, args: &NmsArg
             return Err(Error::Dtype { what, expected, got });
         }
     };
+    #[cfg(feature = "cuda")]
+    if boxes.device().is_cuda() {
+        return cuda::suppress(boxes, scores, Some(&classes), args);
+    }
     let (boxes, scores) = (boxes.contiguous()?, scores.contiguous()?);
     let ((bs, bl), (ss, sl)) = (boxes.storage_and_layout(), scores.storage_and_layout());
     let kept = dispatch_float!("batched_nms: boxes", boxes.dtype(), T => {
@@ -107,7 +120,7 @@ fn check(op: &str, boxes: &Tensor, scores: &Tensor, args: &NmsArgs) -> Result<us
 /// Fails unless `scores` has one number of the type of `boxes` for each of them.
 pub(super) fn check_scores(op: &str, scores: &Tensor, boxes: &Tensor) -> Result<()> {
     let what = format!("{op}: scores");
-    check_cpu(&what, scores)?;
+    check_same_device(&what, scores, boxes)?;
     if scores.dims() != [boxes.dims()[0]] {
         return Err(Error::shape(what, format!("[{}]", boxes.dims()[0]), scores.dims()));
     }

@@ -102,11 +102,11 @@ __device__ void samples_starts(const Index* keys, Index* starts, Index samples, 
 // Each element of a map adds up values of samples times weights, four for each sample, over the cells around its pixel.
 //
 // The channels of the map fall into `shared` groups with samples of their own: sample `s` belongs to group
-// `s % shared`. Its values are row `s / shared` of `rows` rows, in one matrix for every `group_in` channels.
+// `s % shared`. Its values are row `s / shared / each` of `rows` rows, in one matrix for every `group_in` channels.
 template <typename T>
 __device__ void samples_gather(const T* values, const T* weights, const Index* order, const Index* starts, T* out,
                                Index height, Index width, Index channels, Index shared, Index group_in, Index rows,
-                               Index count) {
+                               Index each, Index count) {
     FOR_EACH(i, count) {
         Index c = i % channels, rest = i / channels;
         Index x = rest % width;
@@ -120,7 +120,7 @@ __device__ void samples_gather(const T* values, const T* weights, const Index* o
             Index cell = far + (corner < 2 ? width + 1 : 0) + (corner % 2 == 0 ? 1 : 0);
             for (Index k = starts[cell], end = starts[cell + 1]; k < end; ++k) {
                 Index sample = order[k];
-                sum += value[sample / shared * group_in] * weights[4 * sample + corner];
+                sum += value[sample / shared / each * group_in] * weights[4 * sample + corner];
             }
         }
         out[i] = sum;
@@ -138,5 +138,5 @@ EXPORT_FLOATS(samples_starts, (const Index* keys, Index* starts, Index samples, 
               (keys, starts, samples, cells))
 EXPORT_FLOATS(samples_gather,
               (const T* values, const T* weights, const Index* order, const Index* starts, T* out, Index height,
-               Index width, Index channels, Index shared, Index group_in, Index rows, Index count),
-              (values, weights, order, starts, out, height, width, channels, shared, group_in, rows, count))
+               Index width, Index channels, Index shared, Index group_in, Index rows, Index each, Index count),
+              (values, weights, order, starts, out, height, width, channels, shared, group_in, rows, each, count))

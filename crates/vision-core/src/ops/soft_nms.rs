@@ -14,7 +14,11 @@
 //! [`BoxExtent::Inclusive`]; the default here is continuous boxes. It computes in `f32`; here the type of the
 //! boxes is kept. With a `min_score` of 0 nothing is dropped, which some detectors rely on.
 //!
-//! Results have no gradient. Memory is linear in the number of boxes.
+//! Results have no gradient. Memory is linear in the number of boxes. A CUDA device takes the same boxes in the same
+//! order; its exponential may differ from the host's in the last bit.
+
+#[cfg(feature = "cuda")]
+mod cuda;
 
 use candle_core::{Device, Tensor};
 
@@ -73,11 +77,11 @@ pub struct SoftNms {
     pub keep: Tensor,
 }
 
-/// Lowers `scores` `(N)` of `boxes` `(N, 4)` that overlap better ones.
+/// Lowers `scores` `(N)` of `boxes` `(N, 4)` that overlap better ones. Results lie on the device of the boxes.
 ///
 /// # Errors
-/// If shapes do not fit, if boxes and scores are not `f32` or `f64` tensors on the CPU, both of one type, if
-/// `sigma` is not above 0, or if a threshold is NaN.
+/// If shapes do not fit, if boxes and scores are not `f32` or `f64` tensors of one type on one device, if `sigma` is
+/// not above 0, or if a threshold is NaN.
 pub fn soft_nms(boxes: &Tensor, scores: &Tensor, args: &SoftNmsArgs) -> Result<SoftNms> {
     check_boxes("soft_nms: boxes", boxes)?;
     check_scores("soft_nms", scores, boxes)?;
@@ -88,6 +92,10 @@ pub fn soft_nms(boxes: &Tensor, scores: &Tensor, args: &SoftNmsArgs) -> Result<S
         if value.is_nan() {
             return Err(Error::argument(format!("soft_nms: {name}"), "is NaN"));
         }
+    }
+    #[cfg(feature = "cuda")]
+    if boxes.device().is_cuda() {
+        return cuda::soft_nms(boxes, scores, args);
     }
     let (boxes, scores) = (boxes.contiguous()?, scores.contiguous()?);
     let ((bs, bl), (ss, sl)) = (boxes.storage_and_layout(), scores.storage_and_layout());

@@ -3,8 +3,10 @@
 use std::any::Any;
 use std::cell::Cell;
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, DType, Device, Layout, Storage, Tensor, WithDType};
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Storage, Tensor, WithDType};
 use rayon::prelude::*;
 
 use crate::cpu::kernels::HasKernels;
@@ -251,6 +253,38 @@ pub(crate) fn check_apart(what: &str, tensor: &Tensor, other: &Tensor) -> Result
         Err(Error::argument(what, "shares its memory with another argument that is updated in place"))
     } else {
         Ok(())
+    }
+}
+
+/// `tensor` with its elements in order.
+///
+/// The tensor library's own function asks a CUDA device to copy nothing if the tensor is empty, which is an error there.
+pub(crate) fn contiguous(tensor: &Tensor) -> Result<Tensor> {
+    if tensor.elem_count() == 0 && !tensor.is_contiguous() {
+        return Ok(tensor.apply_op1(NothingInOrder)?);
+    }
+    Ok(tensor.contiguous()?)
+}
+
+/// An empty tensor as a contiguous one.
+struct NothingInOrder;
+
+impl CustomOp1 for NothingInOrder {
+    fn name(&self) -> &'static str {
+        "contiguous"
+    }
+
+    fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        Ok((s.clone(), l.shape().clone()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, s: &CudaStorage, l: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
+        Ok((crate::cuda::empty(s.device(), s.dtype(), 0)?, l.shape().clone()))
+    }
+
+    fn bwd(&self, _arg: &Tensor, _res: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        Ok(Some(grad.clone()))
     }
 }
 

@@ -1,8 +1,11 @@
 //! [`super::conv2d()`] and its gradients on a CUDA device.
 //!
 //! One group is a matrix product over windows laid out in memory, in pieces of whole pictures so that they never
-//! take more than [`MOST_WINDOWS`]; 1 x 1 convolutions need no windows. Several groups are summed directly.
+//! take more than [`MOST_WINDOWS`]; 1 x 1 convolutions need no windows. Several groups are summed directly. With feature
+//! `cudnn` cuDNN is asked first, and this is for what it cannot do.
 
+#[cfg(feature = "cudnn")]
+mod library;
 mod tensors;
 
 use candle_core::backend::BackendStorage;
@@ -138,11 +141,27 @@ pub(in crate::ops) fn forward(
     if len == 0 {
         return Ok(out);
     }
-    let packed = pack(g, weight, device, dtype)?;
     if g.in_channels == 0 {
         out = zeros(device, dtype, len)?;
-    } else if g.args.groups > 1 {
-        launch!(
+    } else {
+        let packed = pack(g, weight, device, dtype)?;
+        #[cfg(feature = "cudnn")]
+        let done = library::forward(g, input, &packed, &mut out)?;
+        #[cfg(not(feature = "cudnn"))]
+        let done = false;
+        if !done {
+            products(g, input, &packed, &mut out)?;
+        }
+    }
+    apply(after, &mut out, g.out_channels, len)?;
+    Ok(out)
+}
+
+/// Products of windows and packed weights.
+fn products(g: &Geometry, input: &Part<'_>, packed: &CudaStorage, out: &mut CudaStorage) -> Result<()> {
+    let (device, dtype, len) = (input.0.device(), input.0.dtype(), g.batch * g.output_len());
+    if g.args.groups > 1 {
+        return launch!(
             "conv2d_grouped",
             g,
             g.batch,
@@ -151,29 +170,26 @@ pub(in crate::ops) fn forward(
             Work::Elements(len),
             [
                 read("conv2d: input", input)?,
-                read_all("conv2d: weight", &packed)?,
-                write("conv2d: output", &mut out)?,
+                read_all("conv2d: weight", packed)?,
+                write("conv2d: output", out)?,
                 count(len),
             ]
-        )?;
-    } else {
-        pieces(g, |first, pictures| {
-            let rows = pictures * g.output_area();
-            let windows = windows(g, input, first, pictures)?;
-            let windows = windows.as_arg(g, input, first, pictures)?;
-            let to = first * g.output_len()..(first + pictures) * g.output_len();
-            let gemm = Gemm {
-                sizes: [rows, g.out_channels, g.window_len()],
-                a_transposed: false,
-                b_transposed: true,
-                accumulate: false,
-            };
-            let mut out = write_range("conv2d: output", &mut out, to)?;
-            gemm.run(device, &windows, &read_all("conv2d: weight", &packed)?, &mut out)
-        })?;
+        );
     }
-    apply(after, &mut out, g.out_channels, len)?;
-    Ok(out)
+    pieces(g, |first, pictures| {
+        let rows = pictures * g.output_area();
+        let windows = windows(g, input, first, pictures)?;
+        let windows = windows.as_arg(g, input, first, pictures)?;
+        let to = first * g.output_len()..(first + pictures) * g.output_len();
+        let gemm = Gemm {
+            sizes: [rows, g.out_channels, g.window_len()],
+            a_transposed: false,
+            b_transposed: true,
+            accumulate: false,
+        };
+        let mut out = write_range("conv2d: output", out, to)?;
+        gemm.run(device, &windows, &read_all("conv2d: weight", packed)?, &mut out)
+    })
 }
 
 /// A buffer that a kernel may do without.
@@ -267,6 +283,12 @@ pub(in crate::ops) fn data_gradient(
         return Ok(out);
     }
     let packed = pack(g, weight, device, dtype)?;
+    #[cfg(feature = "cudnn")]
+    if library::data_gradient(g, &packed, grad, &mut out)? {
+        let after = After { shift: bias.cloned(), ..After::default() };
+        apply(&after, &mut out, g.in_channels, len)?;
+        return Ok(out);
+    }
     let bias_arg = || read_optional("conv2d: bias", bias);
     if g.args.groups > 1 {
         launch!(
@@ -327,7 +349,11 @@ pub(in crate::ops) fn weight_gradient(
     let (channels, taps) = (g.in_channels / g.args.groups, g.kernel[0] * g.kernel[1]);
     let len = g.out_channels * channels * taps;
     let mut out = empty(device, dtype, len)?;
-    if g.args.groups > 1 {
+    #[cfg(feature = "cudnn")]
+    let by_library = library::weight_gradient(g, input, grad)?;
+    #[cfg(not(feature = "cudnn"))]
+    let by_library: Option<CudaStorage> = None;
+    if g.args.groups > 1 && by_library.is_none() {
         launch!(
             "conv2d_grouped_weight",
             g,
@@ -343,23 +369,10 @@ pub(in crate::ops) fn weight_gradient(
         )?;
         return Ok(out);
     }
-    let mut packed = zeros(device, dtype, len)?;
-    if g.batch * g.output_len() > 0 {
-        pieces(g, |first, pictures| {
-            let rows = pictures * g.output_area();
-            let windows = windows(g, input, first, pictures)?;
-            let windows = windows.as_arg(g, input, first, pictures)?;
-            let from = grad.1.start + first * g.output_len();
-            let grad = read_range("conv2d: gradient", grad.0, from..from + pictures * g.output_len())?;
-            let gemm = Gemm {
-                sizes: [g.out_channels, g.window_len(), rows],
-                a_transposed: true,
-                b_transposed: false,
-                accumulate: true,
-            };
-            gemm.run(device, &grad, &windows, &mut write("conv2d: weight gradient", &mut packed)?)
-        })?;
-    }
+    let packed = match by_library {
+        Some(packed) => packed,
+        None => weight_products(g, input, grad)?,
+    };
     let args = [
         read_all("conv2d: weight gradient", &packed)?,
         write("conv2d: weight gradient", &mut out)?,
@@ -369,6 +382,30 @@ pub(in crate::ops) fn weight_gradient(
     ];
     KERNELS.launch(device, "conv2d_unpack", dtype, Work::Elements(len), args)?;
     Ok(out)
+}
+
+/// Products of gradient and windows, `(O, kh, kw, C)`.
+fn weight_products(g: &Geometry, input: &Part<'_>, grad: &Part<'_>) -> Result<CudaStorage> {
+    let (device, dtype) = (input.0.device(), input.0.dtype());
+    let mut packed = zeros(device, dtype, g.out_channels * g.window_len())?;
+    if g.batch * g.output_len() == 0 {
+        return Ok(packed);
+    }
+    pieces(g, |first, pictures| {
+        let rows = pictures * g.output_area();
+        let windows = windows(g, input, first, pictures)?;
+        let windows = windows.as_arg(g, input, first, pictures)?;
+        let from = grad.1.start + first * g.output_len();
+        let grad = read_range("conv2d: gradient", grad.0, from..from + pictures * g.output_len())?;
+        let gemm = Gemm {
+            sizes: [g.out_channels, g.window_len(), rows],
+            a_transposed: true,
+            b_transposed: false,
+            accumulate: true,
+        };
+        gemm.run(device, &grad, &windows, &mut write("conv2d: weight gradient", &mut packed)?)
+    })?;
+    Ok(packed)
 }
 
 /// The gradient of the bias: `grad` summed over all pixels.

@@ -257,14 +257,15 @@ impl Piece<'_> {
             channels: g.in_channels,
             shared: g.offset_groups,
             group_in: g.group_in(),
-            samples: self.rows() * g.taps() * g.offset_groups,
+            number: self.rows() * g.taps() * g.offset_groups,
+            each: 1,
         };
         let mut found = all.places(self.device, self.dtype)?;
         let cells = write("deform_conv2d: cells", &mut found.cells)?;
         let weights = write("deform_conv2d: weights", &mut found.weights)?;
         let args = (places, cells, weights, count(all.cells()?));
-        let work = Work::Elements(all.samples);
-        launch!(self, "deform_conv2d_cells", work, all.samples, [args.0, args.1, args.2, args.3])?;
+        let work = Work::Elements(all.number);
+        launch!(self, "deform_conv2d_cells", work, all.number, [args.0, args.1, args.2, args.3])?;
         let grads = read_all("deform_conv2d: column gradients", column_grads)?;
         let to = self.first * g.input_len()..(self.first + self.images) * g.input_len();
         let out = write_range("deform_conv2d: input gradient", out, to)?;

@@ -83,7 +83,8 @@ fn input_gradient(op: &GridSample, device: &CudaDevice, grid: &Tensor, grad: &Te
         channels: op.channels,
         shared: 1,
         group_in: op.channels,
-        samples,
+        number: samples,
+        each: 1,
     };
     let mut places = all.places(device, dtype)?;
     launch!(
