@@ -17,6 +17,7 @@ import torch
 import boxes_cases
 import core_cases
 import instdisc_cases
+import metrics_cases
 import region_cases
 import resample_cases
 import training_cases
@@ -70,6 +71,7 @@ FAMILIES = [
     ("model.resnet50", [], training_cases.model_resnet(50)),
     ("image.resize", [], training_cases.image_resize),
     ("image.adjust", [], training_cases.image_adjust),
+    ("segmentation_metrics", [], metrics_cases.segmentation_metrics),
     ("instdisc.nce", ["gather_scores"], instdisc_cases.instdisc_nce),
     ("instdisc.full_softmax", ["bank_cross_entropy"], instdisc_cases.instdisc_full_softmax),
     ("instdisc.infonce", ["gather_scores"], instdisc_cases.instdisc_infonce),

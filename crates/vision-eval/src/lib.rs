@@ -14,6 +14,7 @@ pub mod classification;
 mod error;
 pub mod knn;
 pub mod retrieval;
+pub mod segmentation;
 mod value;
 
 pub use error::{Error, Result};

@@ -4,6 +4,7 @@
 mod boxes;
 mod core;
 mod instdisc;
+mod metrics;
 mod models;
 mod pictures;
 mod ranks;
@@ -43,6 +44,7 @@ pub fn ops() -> impl Iterator<Item = &'static Op> {
         training::OPS,
         models::OPS,
         pictures::OPS,
+        metrics::OPS,
         instdisc::OPS,
     ]
     .into_iter()

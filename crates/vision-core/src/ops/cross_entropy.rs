@@ -17,7 +17,10 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::support::{Float, check_device, check_float, cpu_slice, dispatch_float, storage_slice};
+use super::bank_cross_entropy::exp::Score;
+use super::support::{
+    Float, check_device, check_float, cpu_slice, dispatch_float, storage_slice, vectorised,
+};
 use crate::error::{Error, Result};
 
 /// How the losses of the positions become the result.
@@ -128,6 +131,8 @@ const IGNORED: u32 = u32::MAX;
 
 /// Positions whose classes are walked together, so that inner loops run over consecutive memory.
 const BLOCK: usize = 256;
+/// Rows of logits worth handing to a thread.
+const ROWS: usize = 16;
 
 struct CrossEntropy {
     target: Vec<u32>,
@@ -219,10 +224,20 @@ impl CrossEntropy {
     }
 
     /// Losses and softmax statistics of every position, in row-major order.
-    fn losses<T: Float>(&self, x: &[T], classes: usize, inner: usize) -> (Vec<f64>, Vec<(f64, f64)>) {
+    fn losses<T: Score>(&self, x: &[T], classes: usize, inner: usize) -> (Vec<f64>, Vec<(f64, f64)>) {
         let count = self.target.len();
         let (mut losses, mut softmax) = (vec![0.; count], vec![(0., 0.); count]);
         if count == 0 {
+            return (losses, softmax);
+        }
+        if inner == 1 {
+            let rows = losses.par_iter_mut().zip(&mut softmax).zip(&self.target).zip(x.par_chunks(classes));
+            rows.with_min_len(ROWS).for_each(|(((loss, softmax), &target), row)| {
+                let (top, sum) = vectorised(|| statistics(row));
+                let mean = if self.smoothing > 0. { self.shifted_sum(row, top) } else { 0. };
+                *softmax = (top.to_f64(), sum);
+                *loss = self.loss(target, |class| row[class], (top, sum), mean, classes);
+            });
             return (losses, softmax);
         }
         let blocks = losses.par_chunks_mut(inner).zip(softmax.par_chunks_mut(inner)).enumerate();
@@ -239,7 +254,7 @@ impl CrossEntropy {
     }
 
     /// As [`Self::losses`] for the positions from `start` of one image.
-    fn block_losses<T: Float>(
+    fn block_losses<T: Score>(
         &self,
         image: &[T],
         inner: usize,
@@ -251,35 +266,60 @@ impl CrossEntropy {
         let len = target.len();
         let rows = || image.chunks_exact(inner).map(|row| &row[start..start + len]);
         let mut top = vec![T::NEG_INFINITY; len];
-        for row in rows() {
-            for (top, &x) in top.iter_mut().zip(row) {
-                *top = if x > *top { x } else { *top };
-            }
-        }
         let mut sums = vec![0.; len];
         // Sum over the classes of `w_c (x_c - top)`, which smoothing needs.
-        let mut weighted = vec![0.; if self.smoothing > 0. { len } else { 0 }];
-        for (class, row) in rows().enumerate() {
-            for ((sum, &x), &top) in sums.iter_mut().zip(row).zip(&top) {
-                *sum += (x - top).exp().to_f64();
+        let mut shifted = vec![0.; if self.smoothing > 0. { len } else { 0 }];
+        vectorised(|| {
+            for row in rows() {
+                for (top, &x) in top.iter_mut().zip(row) {
+                    *top = if x > *top { x } else { *top };
+                }
             }
-            for ((weighted, &x), &top) in weighted.iter_mut().zip(row).zip(&top) {
-                *weighted += self.weight_of(class as u32) * (x - top).to_f64();
+            for (class, row) in rows().enumerate() {
+                for ((sum, &x), &top) in sums.iter_mut().zip(row).zip(&top) {
+                    *sum += (x - top).exp_nonpositive().to_f64();
+                }
+                let weight = self.weight_of(class as u32);
+                for ((shifted, &x), &top) in shifted.iter_mut().zip(row).zip(&top) {
+                    *shifted += weight * (x - top).to_f64();
+                }
             }
-        }
-        let (even, total) = self.even_share(image.len() / inner);
+        });
+        let classes = image.len() / inner;
         for (i, (&y, (loss, saved))) in target.iter().zip(losses.iter_mut().zip(softmax)).enumerate() {
             *saved = (top[i].to_f64(), sums[i]);
-            if y == IGNORED {
-                continue;
-            }
-            let log_sum = sums[i].ln();
-            let shifted = (image[y as usize * inner + start + i] - top[i]).to_f64();
-            *loss = (1. - self.smoothing) * self.weight_of(y) * (log_sum - shifted);
-            if self.smoothing > 0. {
-                *loss += even * (total * log_sum - weighted[i]);
-            }
+            let logit = |class: usize| image[class * inner + start + i];
+            *loss = self.loss(y, logit, (top[i], sums[i]), shifted.get(i).copied().unwrap_or(0.), classes);
         }
+    }
+
+    /// The loss of a position: `shifted` is the sum over the classes of `w_c (x_c - top)`, for smoothing only.
+    fn loss<T: Float>(
+        &self,
+        target: u32,
+        logit: impl Fn(usize) -> T,
+        (top, sum): (T, f64),
+        shifted: f64,
+        classes: usize,
+    ) -> f64 {
+        if target == IGNORED {
+            return 0.;
+        }
+        let log_sum = sum.ln();
+        let own = (logit(target as usize) - top).to_f64();
+        let loss = (1. - self.smoothing) * self.weight_of(target) * (log_sum - own);
+        if self.smoothing > 0. {
+            let (even, total) = self.even_share(classes);
+            return loss + even * (total * log_sum - shifted);
+        }
+        loss
+    }
+
+    /// Sum over the classes of `w_c (x_c - top)`.
+    fn shifted_sum<T: Float>(&self, row: &[T], top: T) -> f64 {
+        let terms =
+            row.iter().enumerate().map(|(class, &x)| self.weight_of(class as u32) * (x - top).to_f64());
+        terms.sum()
     }
 
     /// `e / C`, and the sum of all class weights.
@@ -290,7 +330,7 @@ impl CrossEntropy {
 
     /// Gradient of the logits: with `a = (1 - e) w_y` and `b = e / C`, class `c` gets
     /// `p_c (a + b sum w) - a [c = y] - b w_c`, times the gradient of the position.
-    fn gradient<T: Float>(
+    fn gradient<T: Score>(
         &self,
         x: &[T],
         g: &[T],
@@ -301,42 +341,114 @@ impl CrossEntropy {
         if dx.is_empty() {
             return dx;
         }
-        let upstream = |position: usize| match self.reduction {
-            Reduction::None => g[position].to_f64(),
-            Reduction::Sum => g[0].to_f64(),
-            Reduction::Mean => g[0].to_f64() / saved.total_weight,
-        };
-        let (even, total) = self.even_share(classes);
-        dx.par_chunks_mut(classes * inner).zip(x.par_chunks(classes * inner)).enumerate().for_each(
-            |(n, (dx, x))| {
-                let first = n * inner;
-                // Per position: maximum, factor of the softmax term, upstream gradient; 0 where ignored.
-                let terms: Vec<(T, f64, f64)> = (first..first + inner)
-                    .map(|position| {
-                        let ((top, sum), y) = (saved.softmax[position], self.target[position]);
-                        if y == IGNORED {
-                            return (T::ZERO, 0., 0.);
-                        }
-                        let up = upstream(position);
-                        let direct = (1. - self.smoothing) * self.weight_of(y);
-                        (T::from_f64(top), up * (direct + even * total) / sum, up)
-                    })
-                    .collect();
-                for (class, (dx, x)) in dx.chunks_mut(inner).zip(x.chunks(inner)).enumerate() {
-                    let weight = self.weight_of(class as u32);
-                    let target = &self.target[first..first + inner];
-                    for (((dx, &x), &(top, factor, up)), &y) in dx.iter_mut().zip(x).zip(&terms).zip(target) {
-                        if y == IGNORED {
-                            continue;
-                        }
-                        let hit = if y as usize == class { (1. - self.smoothing) * weight } else { 0. };
-                        *dx = T::from_f64((x - top).exp().to_f64() * factor - up * (hit + even * weight));
+        let (even, _) = self.even_share(classes);
+        let images = dx.par_chunks_mut(classes * inner).zip(x.par_chunks(classes * inner)).enumerate();
+        images.with_min_len(if inner == 1 { ROWS } else { 1 }).for_each(|(n, (dx, x))| {
+            let first = n * inner;
+            let target = &self.target[first..first + inner];
+            let terms = self.terms(g, saved, first..first + inner, classes);
+            if let &[Term { top, factor, up }] = terms.as_slice() {
+                let (top, factor) = (T::from_f64(top), T::from_f64(factor));
+                vectorised(|| {
+                    for (dx, &x) in dx.iter_mut().zip(x) {
+                        *dx = (x - top).exp_nonpositive() * factor;
+                    }
+                });
+                if self.smoothing > 0. {
+                    for (class, dx) in dx.iter_mut().enumerate() {
+                        *dx -= T::from_f64(up * even * self.weight_of(class as u32));
                     }
                 }
-            },
-        );
+            } else {
+                let column = |number: fn(&Term) -> f64| -> Vec<T> {
+                    terms.iter().map(|term| T::from_f64(number(term))).collect()
+                };
+                let (tops, factors) = (column(|term| term.top), column(|term| term.factor));
+                let ups = column(|term| term.up);
+                let rows = dx.par_chunks_mut(inner).zip(x.par_chunks(inner)).enumerate();
+                rows.for_each(|(class, (dx, x))| {
+                    let share = T::from_f64(even * self.weight_of(class as u32));
+                    vectorised(|| {
+                        let positions = x.iter().zip(&tops).zip(factors.iter().zip(&ups));
+                        for (dx, ((&x, &top), (&factor, &up))) in dx.iter_mut().zip(positions) {
+                            *dx = (x - top).exp_nonpositive() * factor - share * up;
+                        }
+                    });
+                });
+            }
+            // What the targets take away, in full precision; and nothing for ignored positions, NaN or not.
+            for (i, (&y, &Term { top, factor, up })) in target.iter().zip(&terms).enumerate() {
+                if y == IGNORED {
+                    (0..classes).for_each(|class| dx[class * inner + i] = T::ZERO);
+                    continue;
+                }
+                let (at, weight) = (y as usize * inner + i, self.weight_of(y));
+                let power = (x[at] - T::from_f64(top)).exp_nonpositive().to_f64();
+                dx[at] = T::from_f64(power * factor - up * ((1. - self.smoothing) * weight + even * weight));
+            }
+        });
         dx
     }
+
+    /// What the gradients of some positions are made of.
+    fn terms<T: Float>(
+        &self,
+        g: &[T],
+        saved: &Saved,
+        positions: std::ops::Range<usize>,
+        classes: usize,
+    ) -> Vec<Term> {
+        let (even, total) = self.even_share(classes);
+        let term = |position: usize| {
+            let ((top, sum), y) = (saved.softmax[position], self.target[position]);
+            if y == IGNORED {
+                return Term { top: 0., factor: 0., up: 0. };
+            }
+            let up = match self.reduction {
+                Reduction::None => g[position].to_f64(),
+                Reduction::Sum => g[0].to_f64(),
+                Reduction::Mean => g[0].to_f64() / saved.total_weight,
+            };
+            let direct = (1. - self.smoothing) * self.weight_of(y);
+            Term { top, factor: up * (direct + even * total) / sum, up }
+        };
+        positions.map(term).collect()
+    }
+}
+
+/// A position in the gradient.
+#[derive(Clone, Copy)]
+struct Term {
+    /// Maximum of the logits.
+    top: f64,
+    /// Of the softmax term.
+    factor: f64,
+    /// Gradient of the loss.
+    up: f64,
+}
+
+/// Maximum of a row of logits and sum of `exp(x - maximum)`, in several lanes so that both become vector code.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "must be compiled with the features of `vectorised`")]
+fn statistics<T: Score>(row: &[T]) -> (T, f64) {
+    const LANES: usize = 16;
+    let larger = |a: T, b: T| if b > a { b } else { a };
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    let mut tops = [T::NEG_INFINITY; LANES];
+    for chunk in chunks {
+        for (top, &x) in tops.iter_mut().zip(chunk) {
+            *top = larger(*top, x);
+        }
+    }
+    let top = tops.iter().chain(rest).fold(T::NEG_INFINITY, |top, &x| larger(top, x));
+    let mut sums = [0.; LANES];
+    for chunk in chunks {
+        for (sum, &x) in sums.iter_mut().zip(chunk) {
+            *sum += (x - top).exp_nonpositive().to_f64();
+        }
+    }
+    let rest = rest.iter().map(|&x| (x - top).exp_nonpositive().to_f64());
+    (top, sums.into_iter().chain(rest).sum())
 }
 
 #[cfg(test)]

@@ -11,17 +11,13 @@ mod cuda;
 use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Shape, Tensor};
-use rayon::prelude::*;
 
-use super::conv2d::gemm::{Matrix, multiply};
+use super::conv2d::{Conv2dArgs, Epilogue, Geometry, kernels};
 use super::support::{
     Float, check_device, check_dims, check_dtype, check_float, check_same_device, column_sums, cpu_slice,
     dispatch_float, storage_slice,
 };
 use crate::error::{Error, Result};
-
-/// Rows of the output computed by one task.
-const BLOCK: usize = 64;
 
 /// `input W^T + bias` for an input `(..., in)`, a weight `(out, in)` and a bias `(out,)`; the result is
 /// `(..., out)`. All are `f32` or all `f64`, on one device.
@@ -209,55 +205,45 @@ fn bias_gradient(grad: &Tensor, bias: &Tensor) -> Result<Tensor> {
     })
 }
 
+/// `rows` vectors as pixels, which a 1 x 1 convolution maps: its kernels share out wide results as well as many rows.
+fn geometry(rows: usize, out: usize, width: usize) -> Geometry {
+    Geometry {
+        batch: 1,
+        input: [1, rows],
+        output: [1, rows],
+        in_channels: width,
+        out_channels: out,
+        kernel: [1, 1],
+        args: Conv2dArgs::default(),
+    }
+}
+
 /// `count` elements of `x w^T + b`.
 fn forward<T: Float>(x: &[T], w: &[T], b: Option<&[T]>, out: usize, count: usize) -> Vec<T> {
-    let mut y = vec![T::ZERO; count];
     if count == 0 {
-        return y;
+        return Vec::new();
     }
-    let width = w.len() / out;
-    y.par_chunks_mut(BLOCK * out).enumerate().for_each(|(block, y)| {
-        if let Some(b) = b {
-            for row in y.chunks_mut(out) {
-                row.copy_from_slice(b);
-            }
-        }
-        let rows = y.len() / out;
-        let x = Matrix::rows(&x[block * BLOCK * width..], width);
-        multiply([rows, width, out], x, Matrix::rows(w, width).transposed(), y, out, b.is_some());
-    });
-    y
+    let (rows, width) = (count / out, w.len() / out);
+    if width == 0 {
+        return b.map_or_else(|| vec![T::ZERO; count], |b| b.repeat(rows));
+    }
+    kernels::forward(&geometry(rows, out, width), x, w, Epilogue { bias: b, ..Epilogue::NONE })
 }
 
 /// `g w`.
 fn input_gradient<T: Float>(g: &[T], w: &[T], out: usize, width: usize, count: usize) -> Vec<T> {
-    let mut dx = vec![T::ZERO; count];
-    if count == 0 {
-        return dx;
+    if count == 0 || out == 0 {
+        return vec![T::ZERO; count];
     }
-    dx.par_chunks_mut(BLOCK * width).enumerate().for_each(|(block, dx)| {
-        let rows = dx.len() / width;
-        let g = Matrix::rows(&g[block * BLOCK * out..], out);
-        multiply([rows, out, width], g, Matrix::rows(w, width), dx, width, false);
-    });
-    dx
+    kernels::data_gradient(&geometry(count / width, out, width), w, g, None)
 }
 
 /// `g^T x`.
 fn weight_gradient<T: Float>(g: &[T], x: &[T], out: usize, width: usize) -> Vec<T> {
-    let mut dw = vec![T::ZERO; out * width];
-    if dw.is_empty() {
-        return dw;
+    if g.is_empty() || width == 0 {
+        return vec![T::ZERO; out * width];
     }
-    let rows = g.len() / out;
-    if rows == 0 {
-        return dw;
-    }
-    dw.par_chunks_mut(BLOCK * width).enumerate().for_each(|(block, dw)| {
-        let g = Matrix::rows(&g[block * BLOCK..], out).transposed();
-        multiply([dw.len() / width, rows, width], g, Matrix::rows(x, width), dw, width, false);
-    });
-    dw
+    kernels::weight_gradient(&geometry(g.len() / out, out, width), x, g)
 }
 
 #[cfg(test)]

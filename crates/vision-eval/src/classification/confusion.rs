@@ -39,7 +39,8 @@ impl Confusion {
         Ok(())
     }
 
-    fn class(&self, what: &'static str, class: i64) -> Result<usize> {
+    /// The class as an index, if it is one.
+    pub(crate) fn class(&self, what: &'static str, class: i64) -> Result<usize> {
         let classes = self.num_classes;
         let found = usize::try_from(class).ok().filter(|&class| class < classes);
         found.ok_or(Error::Class { what, class, classes })

@@ -88,17 +88,14 @@ struct Sizes {
 }
 
 /// One panel of weights `(width, inputs, area)`. The weights of neighbouring results lie far apart, often at a
-/// distance that maps to the same place of the cache, so each is read in order into a small block first.
+/// distance that maps to the same place of the cache, so a few inputs at a time are put in order in a small block.
 fn pack_rows<T: Float>(weight: &[T], sizes: Sizes, places: &[usize], panel: &mut [MaybeUninit<T>]) {
     let Sizes { width, columns, inputs, area } = sizes;
     let some = (128 / area).clamp(1, inputs.max(1));
     let mut block = vec![T::ZERO; some * area * columns];
     for start in (0..inputs).step_by(some) {
         let count = some.min(inputs - start);
-        for lane in 0..width {
-            let from = (lane * inputs + start) * area;
-            spread(&weight[from..from + count * area], &mut block[lane..], columns);
-        }
+        transpose(&weight[start * area..], inputs * area, [width, count * area], &mut block, columns);
         for (tap, place) in places.iter().enumerate() {
             for input in 0..count {
                 let to = (tap * inputs + start + input) * columns;
@@ -121,9 +118,14 @@ fn pack_transposed<T: Float>(
     let mut block = vec![T::ZERO; area * columns];
     for input in 0..inputs {
         let values = &weight[input * apart..input * apart + width * area];
-        for (lane, values) in values.chunks_exact(area).enumerate() {
-            spread(values, &mut block[lane..], columns);
+        if area == 1 && width == columns {
+            for tap in 0..places.len() {
+                let to = (tap * inputs + input) * columns;
+                write_row(values, &mut panel[to..to + columns]);
+            }
+            continue;
         }
+        transpose(values, area, [width, area], &mut block, columns);
         for (tap, place) in places.iter().enumerate() {
             let (to, from) = ((tap * inputs + input) * columns, place * columns);
             write_row(&block[from..from + columns], &mut panel[to..to + columns]);
@@ -131,11 +133,36 @@ fn pack_transposed<T: Float>(
     }
 }
 
-/// Writes `values` to places that lie `apart`. Indices, since adapters of iterators cost several times as much here.
-#[inline]
-pub(super) fn spread<T: Copy>(values: &[T], to: &mut [T], apart: usize) {
-    for (i, &value) in values.iter().enumerate() {
-        to[i * apart] = value;
+/// `to[c, r] = from[r, c]`, with the rows of both `apart`.
+pub(super) fn transpose<T: Float>(
+    from: &[T],
+    from_apart: usize,
+    [rows, columns]: [usize; 2],
+    to: &mut [T],
+    to_apart: usize,
+) {
+    const SIDE: usize = 8;
+    let mut tile = [[T::ZERO; SIDE]; SIDE];
+    for first_row in (0..rows).step_by(SIDE) {
+        for first in (0..columns).step_by(SIDE) {
+            if first_row + SIDE > rows || first + SIDE > columns {
+                for row in first_row..rows.min(first_row + SIDE) {
+                    for column in first..columns.min(first + SIDE) {
+                        to[column * to_apart + row] = from[row * from_apart + column];
+                    }
+                }
+                continue;
+            }
+            // Whole lines in and out, so that neither side of the cache is touched number by number.
+            for (row, tile) in tile.iter_mut().enumerate() {
+                let at = (first_row + row) * from_apart + first;
+                tile.copy_from_slice(&from[at..at + SIDE]);
+            }
+            for (column, to) in to[first * to_apart..].chunks_mut(to_apart).take(SIDE).enumerate() {
+                let turned: [T; SIDE] = std::array::from_fn(|row| tile[row][column]);
+                to[first_row..first_row + SIDE].copy_from_slice(&turned);
+            }
+        }
     }
 }
 
@@ -144,5 +171,26 @@ fn write_row<T: Float>(from: &[T], to: &mut [MaybeUninit<T>]) {
     const STEP: usize = 8;
     for (from, to) in from.as_chunks::<STEP>().0.iter().zip(to.as_chunks_mut::<STEP>().0) {
         *to = from.map(MaybeUninit::new);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transposing_tiles_and_what_is_left_over() {
+        for (rows, columns) in [(1, 1), (8, 8), (16, 9), (9, 16), (3, 20), (20, 3), (0, 4)] {
+            let (from_apart, to_apart) = (columns + 2, rows + 1);
+            let from: Vec<f32> = (0..rows * from_apart).map(|i| i as f32).collect();
+            let mut to = vec![-1.0; columns * to_apart];
+            transpose(&from, from_apart, [rows, columns], &mut to, to_apart);
+            for column in 0..columns {
+                for row in 0..rows {
+                    assert_eq!(to[column * to_apart + row], from[row * from_apart + column]);
+                }
+                assert_eq!(to[column * to_apart + rows], -1.0);
+            }
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 use rayon::prelude::*;
 
 use super::Geometry;
-use super::panels::spread;
+use super::panels::transpose;
 use super::windows::{Tap, Windows};
 use crate::cpu::kernels::{Kernels, Outer};
 use crate::ops::support::Float;
@@ -221,13 +221,17 @@ fn unpack<T: Float>(
             for first in (0..cg).step_by(some) {
                 let count = some.min(cg - first);
                 for (tap, place) in taps.iter().map(|tap| tap.at[0] * g.kernel[1] + tap.at[1]).enumerate() {
-                    for channel in 0..count {
+                    let mut channel = 0;
+                    while channel < count {
                         let input = tap * cg + first + channel;
                         let index = starts.partition_point(|&start| start <= input) - 1;
-                        let inputs = pieces[index].inputs();
-                        let from = ((group * panels + panel) * inputs + input - starts[index]) * columns;
-                        let sums = &sums[index][from..from + columns];
-                        spread(sums, &mut block[channel * area + place..], some * area);
+                        let (skipped, inputs) = (input - starts[index], pieces[index].inputs());
+                        let here = (inputs - skipped).min(count - channel);
+                        let from = ((group * panels + panel) * inputs + skipped) * columns;
+                        let sums = &sums[index][from..from + here * columns];
+                        let block = &mut block[channel * area + place..];
+                        put(sums, [here, columns], block, [area, some * area]);
+                        channel += here;
                     }
                 }
                 for (out, block) in out.chunks_exact_mut(row).zip(block.chunks_exact(some * area)) {
@@ -241,6 +245,20 @@ fn unpack<T: Float>(
     // SAFETY: the chunks cover all groups, panels and input channels, so each of the `total` elements was written.
     unsafe { out.set_len(total) };
     out
+}
+
+/// Writes sums `(channels, columns)` to a block, neighbouring channels and columns so far apart.
+#[inline]
+fn put<T: Float>(sums: &[T], [channels, columns]: [usize; 2], block: &mut [T], apart: [usize; 2]) {
+    if apart[0] == 1 {
+        return transpose(sums, columns, [channels, columns], block, apart[1]);
+    }
+    // Indices, since adapters of iterators cost several times as much here.
+    for (channel, sums) in sums.chunks_exact(columns).enumerate() {
+        for (column, &sum) in sums.iter().enumerate() {
+            block[channel * apart[0] + column * apart[1]] = sum;
+        }
+    }
 }
 
 #[cfg(test)]
