@@ -227,7 +227,8 @@ impl CrossEntropy {
     fn losses<T: Score>(&self, x: &[T], classes: usize, inner: usize) -> (Vec<f64>, Vec<(f64, f64)>) {
         let count = self.target.len();
         let (mut losses, mut softmax) = (vec![0.; count], vec![(0., 0.); count]);
-        if count == 0 {
+        // Without classes every position is an ignored one.
+        if count == 0 || classes == 0 {
             return (losses, softmax);
         }
         if inner == 1 {
