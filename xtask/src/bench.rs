@@ -130,6 +130,12 @@ pub(crate) fn run(workspace: &Workspace, args: &BenchArgs) -> Result<bool> {
         args.filter.as_deref().unwrap_or("")
     );
     ensure!(args.turns > 0 && !args.threads.contains(&0), "turns and threads must be at least 1");
+    let whole = args.filter.is_none() && args.isa.is_none() && !args.vs.is_empty();
+    let path = args.out.clone().or_else(|| whole.then(|| workspace.root.join("benches/results/cpu.json")));
+    // A place that cannot be written to shows before the measurements, not after them.
+    if let Some(folder) = path.as_deref().and_then(Path::parent).filter(|folder| *folder != Path::new("")) {
+        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    }
     // In the profile of the tests, so that nothing is compiled twice.
     let build = ["bench", "--profile", "dev", "--workspace", "--bench", "paired", "--no-run"];
     let program = process::built(&workspace.root, &build, "paired")?;
@@ -171,10 +177,7 @@ pub(crate) fn run(workspace: &Workspace, args: &BenchArgs) -> Result<bool> {
             }
         }
     }
-    let whole = args.filter.is_none() && args.isa.is_none() && !args.vs.is_empty();
-    if let Some(path) =
-        args.out.clone().or_else(|| whole.then(|| workspace.root.join("benches/results/cpu.json")))
-    {
+    if let Some(path) = path {
         let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
         let results = Results { command: format!("cargo xtask {command}"), machine, rows };
         std::fs::write(&path, serde_json::to_string_pretty(&results)? + "\n")
