@@ -1,0 +1,73 @@
+//! The one error type of this crate.
+
+/// A result with this crate's [`enum@Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What can go wrong in building, running, training or loading a model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A field of the configuration is out of range or contradicts another.
+    #[error("{key}: {problem}")]
+    Config {
+        /// The field, such as `context.codes`.
+        key: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// An array or tensor has the wrong size.
+    #[error("{what}: expected {expected}, got {got}")]
+    Size {
+        /// What was looked at, such as `pictures`.
+        what: String,
+        /// What was asked for.
+        expected: String,
+        /// What was found.
+        got: String,
+    },
+    /// A label is neither a class nor the ignored one.
+    #[error("labels: {label} at position {position} is neither one of {classes} classes nor {ignore}, the ignored label")]
+    Label {
+        /// The label.
+        label: i64,
+        /// Where it is, in row-major order.
+        position: usize,
+        /// Number of classes.
+        classes: usize,
+        /// The label that is ignored.
+        ignore: i64,
+    },
+    /// A number in a weight file is NaN or infinite.
+    #[error("`{name}`: element {position} is {value}, not a finite number")]
+    NotFinite {
+        /// The array, by its canonical name.
+        name: String,
+        /// Its first such element, in row-major order.
+        position: usize,
+        /// What is there.
+        value: f64,
+    },
+    /// An operation of the core failed.
+    #[error(transparent)]
+    Core(#[from] vision_core::Error),
+    /// A weight file could not be read, written or matched.
+    #[error(transparent)]
+    Weights(#[from] vision_weights::Error),
+    /// The tensor library reported an error.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+impl Error {
+    pub(crate) fn config(key: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Config { key: key.into(), problem: problem.into() }
+    }
+
+    pub(crate) fn size(
+        what: impl Into<String>,
+        expected: impl std::fmt::Display,
+        got: impl std::fmt::Display,
+    ) -> Self {
+        Self::Size { what: what.into(), expected: expected.to_string(), got: got.to_string() }
+    }
+}
