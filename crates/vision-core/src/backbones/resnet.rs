@@ -2,19 +2,22 @@
 //!
 //! Names and shapes of parameters are torchvision's (`conv1`, `bn1`, `layer1.0.conv1`,
 //! `layer1.0.downsample.0`, `fc`), so its weight files load. As there, a bottleneck strides in its 3x3
-//! convolution ("v1.5").
+//! convolution ("v1.5"). The deep stems are named as in the code of context encoding (Zhang et al., 2018) and in timm,
+//! whose `resnet50s` and `resnet50c` files load, and whose `output_stride` dilates in the same way.
 
 mod block;
+mod stem;
 
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use super::{Backbone, FeatureInfo};
 use crate::error::{Error, Result};
-use crate::nn::{BatchNorm2d, BatchNormConfig, Conv2d, ConvNorm, Linear, WeightInit};
-use crate::ops::{Conv2dArgs, Pool2dArgs, adaptive_avg_pool2d_nhwc, max_pool2d_nhwc};
+use crate::nn::{BatchNormConfig, ConvNorm, Linear, WeightInit};
+use crate::ops::{Pool2dArgs, adaptive_avg_pool2d_nhwc, max_pool2d_nhwc};
 use crate::{FeatureMap, Pass};
 use block::{Block, BlockConfig, Kind};
+pub use stem::Stem;
 
 /// Number of layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,15 +53,6 @@ impl Depth {
     }
 }
 
-/// What comes before the first stage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stem {
-    /// 7x7 convolution of stride 2 and 3x3 max pooling of stride 2.
-    ImageNet,
-    /// 3x3 convolution of stride 1, no pooling.
-    Cifar,
-}
-
 /// Shape of a [`ResNet`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct ResNetConfig {
@@ -70,6 +64,12 @@ pub struct ResNetConfig {
     pub in_channels: usize,
     /// Channels of the stem; the inner channels of the stages are 1, 2, 4 and 8 times as many.
     pub width: usize,
+    /// Pixels of the input per pixel of the last map, along each axis, at most: a power of two. Stages that would shrink
+    /// their map further keep its size and dilate their 3x3 convolutions instead; the first convolution of such a stage
+    /// keeps the dilation of the stage before.
+    pub output_stride: usize,
+    /// Whether the blocks of the last stage dilate 1, 2 and 4 times as much, the first one included.
+    pub multi_grid: bool,
     /// Initial weights of the convolutions. `None` chooses what is usual for the stem: Kaiming's normal
     /// distribution over the fan-out for ImageNet (torchvision), PyTorch's uniform default for CIFAR.
     pub init: Option<WeightInit>,
@@ -87,6 +87,8 @@ impl Default for ResNetConfig {
             stem: Stem::ImageNet,
             in_channels: 3,
             width: 64,
+            output_stride: 32,
+            multi_grid: false,
             init: None,
             zero_init_residual: false,
             norm: BatchNormConfig::default(),
@@ -114,7 +116,7 @@ impl Default for ResNetConfig {
 /// ```
 #[derive(Clone, Debug)]
 pub struct ResNet {
-    stem: ConvNorm,
+    stem: Vec<ConvNorm>,
     pool: Option<Pool2dArgs>,
     stages: Vec<Vec<Block>>,
     info: Vec<FeatureInfo>,
@@ -125,8 +127,8 @@ impl ResNet {
     /// Builds the network with the parameters of `vb`.
     ///
     /// # Errors
-    /// If the width or the number of input channels is 0, or `vb` cannot give a parameter of the right
-    /// shape.
+    /// If the width or the number of input channels is 0, the width has no half where the stem needs one, the output
+    /// stride is no power of two or less than that of the stem, or `vb` cannot give a parameter of the right shape.
     #[allow(clippy::needless_pass_by_value, reason = "builders are passed by value throughout candle")]
     pub fn new(config: &ResNetConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let width = config.width;
@@ -135,36 +137,48 @@ impl ResNet {
                 return Err(Error::argument(format!("ResNet: {name}"), "must be at least 1"));
             }
         }
-        let (kernel, args, pool, usual) = match config.stem {
-            Stem::ImageNet => (
-                7,
-                Conv2dArgs::square(2, 3),
-                Some(Pool2dArgs::square(3, 2, 1)),
-                WeightInit::KaimingNormalFanOut,
-            ),
-            Stem::Cifar => (3, Conv2dArgs::square(1, 1), None, WeightInit::Uniform),
-        };
+        if config.stem == Stem::DeepNarrow && width % 2 == 1 {
+            return Err(Error::argument("ResNet: width", format!("{width} has no half for the stem")));
+        }
+        let usual =
+            if config.stem == Stem::Cifar { WeightInit::Uniform } else { WeightInit::KaimingNormalFanOut };
         let init = config.init.unwrap_or(usual);
-        let channels = [config.in_channels, width];
-        let conv1 = Conv2d::with_init(channels, [kernel; 2], args, false, init, vb.pp("conv1"))?;
-        let stem = ConvNorm::new(conv1, BatchNorm2d::new(width, &config.norm, vb.pp("bn1"))?);
-        let mut stride = args.stride[0];
-        let mut info = vec![FeatureInfo { name: "stem".to_owned(), channels: width, stride }];
+        let pool = config.stem.pool();
+        let stem = config.stem.build(config, init, &vb)?;
+        let layers = config.stem.layers(width);
+        let mut stride = layers.iter().map(|&(_, stride, _)| stride).product();
+        let mut in_channels = layers.last().map_or(width, |&(.., out)| out);
+        let mut info = vec![FeatureInfo { name: "stem".to_owned(), channels: in_channels, stride }];
         stride *= pool.map_or(1, |pool| pool.stride[0]);
+        if !config.output_stride.is_power_of_two() || config.output_stride < stride {
+            let problem = format!("{} is no power of two of at least {stride}", config.output_stride);
+            return Err(Error::argument("ResNet: output_stride", problem));
+        }
 
         let kind = config.depth.kind();
-        let mut in_channels = width;
+        let counts = config.depth.blocks();
+        let mut dilation = 1;
         let mut stages = Vec::new();
-        for (stage, &count) in config.depth.blocks().iter().enumerate() {
+        for (stage, &count) in counts.iter().enumerate() {
             let name = format!("layer{}", stage + 1);
             let planes = width << stage;
+            let before = dilation;
+            let mut stage_stride = if stage > 0 { 2 } else { 1 };
+            if stride * stage_stride > config.output_stride {
+                dilation *= stage_stride;
+                stage_stride = 1;
+            }
+            let multi_grid = config.multi_grid && stage + 1 == counts.len();
             let mut blocks = Vec::with_capacity(count);
             for index in 0..count {
+                let dilation = if multi_grid { dilation << index } else { dilation };
                 let block = BlockConfig {
                     kind,
                     in_channels,
                     planes,
-                    stride: if stage > 0 && index == 0 { 2 } else { 1 },
+                    stride: if index == 0 { stage_stride } else { 1 },
+                    first_dilation: if index == 0 && !multi_grid { before } else { dilation },
+                    dilation,
                     init,
                     zero_init_residual: config.zero_init_residual,
                     norm: config.norm.clone(),
@@ -185,7 +199,10 @@ impl ResNet {
     /// If the picture has another number of channels, or is so small that training meets a single value
     /// per channel.
     pub fn forward_features(&self, input: &FeatureMap, pass: &Pass) -> Result<Vec<FeatureMap>> {
-        let stem = self.stem.forward_relu(input, pass)?;
+        let mut stem = input.clone();
+        for layer in &self.stem {
+            stem = layer.forward_relu(&stem, pass)?;
+        }
         let mut x = match &self.pool {
             Some(pool) => max_pool2d_nhwc(&stem, pool)?,
             None => stem.clone(),
@@ -212,6 +229,12 @@ impl ResNet {
     /// Name, channels and stride of each map.
     pub fn info(&self) -> &[FeatureInfo] {
         &self.info
+    }
+
+    /// Dilations of the 3x3 convolutions of each stage, in order.
+    pub fn dilations(&self) -> Vec<Vec<usize>> {
+        let stage = |blocks: &Vec<Block>| blocks.iter().flat_map(Block::dilations).collect();
+        self.stages.iter().map(stage).collect()
     }
 
     /// Channels of the last map.

@@ -23,6 +23,10 @@ pub(super) struct BlockConfig {
     /// Channels of the 3x3 convolutions.
     pub(super) planes: usize,
     pub(super) stride: usize,
+    /// Dilation of the first 3x3 convolution.
+    pub(super) first_dilation: usize,
+    /// Dilation of a second 3x3 convolution.
+    pub(super) dilation: usize,
     pub(super) init: WeightInit,
     pub(super) zero_init_residual: bool,
     pub(super) norm: BatchNormConfig,
@@ -36,19 +40,33 @@ impl BlockConfig {
         }
     }
 
-    /// Kernel size, stride and output channels of the branch's convolutions.
-    fn layers(&self) -> Vec<(usize, usize, usize)> {
+    /// The branch's convolutions.
+    fn layers(&self) -> Vec<Layer> {
         let (planes, stride) = (self.planes, self.stride);
+        let pointwise = |out| Layer { kernel: 1, stride: 1, dilation: 1, out };
+        let first = Layer { kernel: 3, stride, dilation: self.first_dilation, out: planes };
         match self.kind {
-            Kind::Basic => vec![(3, stride, planes), (3, 1, planes)],
-            Kind::Bottleneck => vec![(1, 1, planes), (3, stride, planes), (1, 1, 4 * planes)],
+            Kind::Basic => vec![first, Layer { stride: 1, dilation: self.dilation, ..first }],
+            Kind::Bottleneck => vec![pointwise(planes), first, pointwise(4 * planes)],
         }
     }
 
-    fn conv(&self, channels: [usize; 2], kernel: usize, stride: usize, vb: VarBuilder<'_>) -> Result<Conv2d> {
-        let args = Conv2dArgs::square(stride, kernel / 2);
-        Conv2d::with_init(channels, [kernel; 2], args, false, self.init, vb)
+    fn conv(&self, in_channels: usize, layer: Layer, vb: VarBuilder<'_>) -> Result<Conv2d> {
+        let Layer { kernel, stride, dilation, out } = layer;
+        let padding = dilation * (kernel / 2);
+        let args = Conv2dArgs { dilation: [dilation; 2], ..Conv2dArgs::square(stride, padding) };
+        Conv2d::with_init([in_channels, out], [kernel; 2], args, false, self.init, vb)
     }
+}
+
+/// A convolution of a block.
+#[derive(Clone, Copy)]
+struct Layer {
+    kernel: usize,
+    stride: usize,
+    dilation: usize,
+    /// Output channels.
+    out: usize,
 }
 
 /// `relu(branch(x) + shortcut(x))`; the branch's convolutions have ReLU between them.
@@ -64,9 +82,9 @@ impl Block {
         let layers = config.layers();
         let mut inner = Vec::with_capacity(layers.len());
         let mut channels = config.in_channels;
-        for (i, &(kernel, stride, out)) in layers.iter().enumerate() {
-            let number = i + 1;
-            let conv = config.conv([channels, out], kernel, stride, vb.pp(format!("conv{number}")))?;
+        for (i, &layer) in layers.iter().enumerate() {
+            let (number, out) = (i + 1, layer.out);
+            let conv = config.conv(channels, layer, vb.pp(format!("conv{number}")))?;
             let mut norm = config.norm.clone();
             if number == layers.len() && config.zero_init_residual {
                 norm.weight = 0.0;
@@ -79,7 +97,8 @@ impl Block {
             None
         } else {
             let vb = vb.pp("downsample");
-            let conv = config.conv([config.in_channels, channels], 1, config.stride, vb.pp(0))?;
+            let shrink = Layer { kernel: 1, stride: config.stride, dilation: 1, out: channels };
+            let conv = config.conv(config.in_channels, shrink, vb.pp(0))?;
             Some(ConvNorm::new(conv, BatchNorm2d::new(channels, &config.norm, vb.pp(1))?))
         };
         Ok(Self { inner, last, downsample })
@@ -94,5 +113,11 @@ impl Block {
             None => self.last.forward_add_relu(&x, input, pass),
             Some(shrink) => self.last.forward_add_relu(&x, &shrink.forward(input, pass)?, pass),
         }
+    }
+
+    /// Dilations of the 3x3 convolutions.
+    pub(super) fn dilations(&self) -> impl Iterator<Item = usize> + '_ {
+        let convs = self.inner.iter().chain([&self.last]).map(ConvNorm::conv);
+        convs.filter(|conv| conv.weight().dims().ends_with(&[3, 3])).map(|conv| conv.args().dilation[0])
     }
 }

@@ -73,6 +73,65 @@ fn maps_are_as_described() {
 }
 
 #[test]
+fn deep_stems_have_the_names_and_sizes_of_timm() {
+    // Backbones of 23,631,808 and 23,527,264 parameters, without the classifier.
+    for (stem, channels, count) in [(Stem::Deep, [64, 64, 128], 23_631_808), (Stem::DeepNarrow, [32, 32, 64], 23_527_264)]
+    {
+        let params = store(DType::F32);
+        let net =
+            ResNet::new(&ResNetConfig { stem, ..ResNetConfig::default() }, params.var_builder()).unwrap();
+        assert_eq!(params.num_parameters(), count, "{stem:?}");
+        assert_eq!(net.info()[0].channels, channels[2]);
+        let dims = |name: &str| params.get(name).unwrap().dims().to_vec();
+        assert_eq!(dims("conv1.0.weight"), [channels[0], 3, 3, 3]);
+        assert_eq!(dims("conv1.1.running_mean"), [channels[0]]);
+        assert_eq!(dims("conv1.3.weight"), [channels[1], channels[0], 3, 3]);
+        assert_eq!(dims("conv1.4.weight"), [channels[1]]);
+        assert_eq!(dims("conv1.6.weight"), [channels[2], channels[1], 3, 3]);
+        assert_eq!(dims("bn1.bias"), [channels[2]]);
+        assert_eq!(dims("layer1.0.conv1.weight"), [64, channels[2], 1, 1]);
+    }
+}
+
+#[test]
+fn dilation_keeps_the_size_of_later_stages() {
+    let dilated = |depth, output_stride, multi_grid| {
+        let config = ResNetConfig { output_stride, multi_grid, ..narrow(Stem::Deep, depth) };
+        let params = store(DType::F32);
+        ResNet::new(&config, params.var_builder()).unwrap()
+    };
+    let net = dilated(Depth::R50, 8, false);
+    assert_eq!(net.dilations(), [vec![1; 3], vec![1; 4], vec![1, 2, 2, 2, 2, 2], vec![2, 4, 4]]);
+    for (size, sides) in [([97, 129], [[25, 33], [13, 17]]), ([33, 65], [[9, 17], [5, 9]])] {
+        let x = Tensor::zeros((1, size[0], size[1], 3), DType::F32, &CPU).unwrap();
+        let maps = net.features(&FeatureMap::from_nhwc(x).unwrap(), &Pass::inference()).unwrap();
+        for (map, side) in maps[1..].iter().zip([sides[0], sides[1], sides[1], sides[1]]) {
+            let (_, h, w, _) = map.dims().unwrap();
+            assert_eq!([h, w], side);
+        }
+    }
+    assert_eq!(net.info().iter().map(|info| info.stride).collect::<Vec<_>>(), [2, 4, 8, 8, 8]);
+    assert_eq!(dilated(Depth::R50, 8, true).dilations()[3], [4, 8, 16]);
+    assert_eq!(dilated(Depth::R50, 16, false).dilations()[2..], [vec![1; 6], vec![1, 2, 2]]);
+    // Both convolutions of basic blocks, of which the first of a stage keeps the dilation before.
+    assert_eq!(dilated(Depth::R18, 8, false).dilations()[2..], [vec![1, 2, 2, 2], vec![2, 4, 4, 4]]);
+    assert_eq!(dilated(Depth::R50, 64, false).dilations().concat(), [1; 16]);
+}
+
+#[test]
+fn impossible_strides_and_widths_are_refused() {
+    let message = |config: ResNetConfig| {
+        ResNet::new(&config, store(DType::F32).var_builder()).unwrap_err().to_string()
+    };
+    for output_stride in [0, 2, 12] {
+        let config = ResNetConfig { output_stride, ..narrow(Stem::ImageNet, Depth::R18) };
+        assert!(message(config).starts_with("ResNet: output_stride"), "{output_stride}");
+    }
+    let odd = ResNetConfig { width: 5, ..narrow(Stem::DeepNarrow, Depth::R18) };
+    assert!(message(odd).starts_with("ResNet: width"));
+}
+
+#[test]
 fn every_parameter_gets_a_gradient_and_training_moves_the_statistics() {
     for depth in [Depth::R18, Depth::R50] {
         let params = store(DType::F32);

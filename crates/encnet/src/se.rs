@@ -1,0 +1,111 @@
+//! The semantic encoding loss (§3.2): which classes are in the picture, predicted from the context alone.
+
+use candle_core::{DType, Device, Tensor};
+use vision_core::ops::{BceWithLogitsArgs, binary_cross_entropy_with_logits};
+
+use crate::error::{Error, Result};
+
+/// Which classes occur in each label map: 1 or 0, `(N, classes)` of type `f32`, on the CPU.
+///
+/// `labels` are `(N, H, W)` of type `i64` or `u32`, those of the crops the model is trained on. A background that is a
+/// class counts as one; pixels labelled `ignore` do not count.
+///
+/// # Errors
+/// If the labels have another rank or type, or one of them is neither a class nor `ignore`.
+pub fn class_presence(labels: &Tensor, classes: usize, ignore: i64) -> Result<Tensor> {
+    let (labels, [n, pixels]) = checked_labels(labels, classes, ignore)?;
+    let mut present = vec![0f32; n * classes];
+    for (picture, labels) in labels.chunks(pixels.max(1)).enumerate() {
+        for label in labels.iter().flatten() {
+            if let Some(entry) = present.get_mut(picture * classes + label) {
+                *entry = 1.0;
+            }
+        }
+    }
+    Ok(Tensor::from_vec(present, (n, classes), &Device::Cpu)?)
+}
+
+/// Binary cross entropy of `logits` `(N, classes)` against [`class_presence`], the mean over pictures and classes.
+///
+/// Computed from the logits, so none of them overflows; the authors' code takes logarithms of sigmoids and cuts them off
+/// at -100, which shows in logits beyond 100 only.
+///
+/// # Errors
+/// If the shapes differ.
+pub fn se_loss(logits: &Tensor, presence: &Tensor) -> Result<Tensor> {
+    let presence = presence.to_device(logits.device())?.to_dtype(logits.dtype())?;
+    Ok(binary_cross_entropy_with_logits(logits, &presence, &BceWithLogitsArgs::default())?)
+}
+
+/// Labels in row-major order, `None` for those that are ignored, and the numbers of pictures and of pixels in each.
+pub(crate) fn checked_labels(
+    labels: &Tensor,
+    classes: usize,
+    ignore: i64,
+) -> Result<(Vec<Option<usize>>, [usize; 2])> {
+    let &[n, h, w] = labels.dims() else {
+        return Err(Error::size("labels", "(N, H, W)", format!("{:?}", labels.dims())));
+    };
+    let numbers: Vec<i64> = match labels.dtype() {
+        DType::I64 => labels.flatten_all()?.to_vec1()?,
+        DType::U32 => labels.flatten_all()?.to_vec1::<u32>()?.into_iter().map(i64::from).collect(),
+        got => return Err(Error::size("type of the labels", "i64 or u32", format!("{got:?}"))),
+    };
+    let class = |(position, label): (usize, i64)| match usize::try_from(label) {
+        _ if label == ignore => Ok(None),
+        Ok(class) if class < classes => Ok(Some(class)),
+        _ => Err(Error::Label { label, position, classes, ignore }),
+    };
+    let labels = numbers.into_iter().enumerate().map(class).collect::<Result<_>>()?;
+    Ok((labels, [n, h * w]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn presence(labels: &[i64], classes: usize) -> Result<Vec<f32>> {
+        let labels = Tensor::from_slice(labels, (1, 1, labels.len()), &Device::Cpu)?;
+        Ok(class_presence(&labels, classes, -1)?.flatten_all()?.to_vec1()?)
+    }
+
+    #[test]
+    fn what_occurs_is_one() {
+        for classes in [2, 10, 19, 21, 59, 60, 150, 171, 847] {
+            assert_eq!(presence(&[-1, -1, -1], classes).unwrap(), vec![0.0; classes]);
+            let mut last = vec![0.0; classes];
+            last[classes - 1] = 1.0;
+            assert_eq!(presence(&[-1, classes as i64 - 1], classes).unwrap(), last);
+        }
+        assert_eq!(presence(&[2, 0, 2, -1], 4).unwrap(), [1.0, 0.0, 1.0, 0.0]);
+        assert_eq!(presence(&[], 2).unwrap(), [0.0, 0.0]);
+        let two = Tensor::new(&[[[0u32, 255]], [[1, 1]]], &Device::Cpu).unwrap();
+        let two = class_presence(&two, 2, 255).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(two, [[1.0, 0.0], [0.0, 1.0]]);
+    }
+
+    #[test]
+    fn other_labels_are_refused() {
+        for (labels, classes) in [(vec![0, 255], 21), (vec![0, 21], 21), (vec![1, -2], 21)] {
+            let error = presence(&labels, classes).unwrap_err();
+            assert!(matches!(error, Error::Label { position: 1, .. }), "{error}");
+        }
+        let rank = Tensor::zeros((2, 2), DType::I64, &Device::Cpu).unwrap();
+        assert!(class_presence(&rank, 2, -1).unwrap_err().to_string().starts_with("labels"));
+        let float = Tensor::zeros((1, 2, 2), DType::F32, &Device::Cpu).unwrap();
+        assert!(class_presence(&float, 2, -1).is_err());
+    }
+
+    #[test]
+    fn far_logits_stay_finite() {
+        let logits = Tensor::new(&[[200f32, -200.0, 0.5]], &Device::Cpu).unwrap();
+        let value = |target: &[f32; 3]| {
+            let target = Tensor::new(&[*target], &Device::Cpu).unwrap();
+            se_loss(&logits, &target).unwrap().to_scalar::<f32>().unwrap()
+        };
+        let middle = -(1.0 / (1.0 + (-0.5f32).exp())).ln();
+        assert!((value(&[1.0, 0.0, 1.0]) - middle / 3.0).abs() < 1e-6);
+        assert!((value(&[0.0, 1.0, 1.0]) - (400.0 + middle) / 3.0).abs() < 1e-4);
+        assert!(se_loss(&logits, &Tensor::zeros((1, 2), DType::F32, &Device::Cpu).unwrap()).is_err());
+    }
+}
