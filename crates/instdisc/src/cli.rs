@@ -1,22 +1,25 @@
 //! The command line: the common verbs of [`vision_train::cli`], and `predict`, `index`, `search`, `demo`.
 
-use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use vision_image::draw::{Tile, sheet};
-use vision_train::cli::{CliContext, PaperCli};
+use vision_train::cli::{CliContext, PaperCli, demo, pictures};
 use vision_train::{Error, Result};
 
-use crate::demo;
 use crate::index::FlatIndex;
 use crate::predict::Embedder;
 use crate::recipe::InstDiscRecipe;
 
 /// Pictures embedded at a time.
 const BATCH: usize = 64;
+
+/// The configurations that `demo` trains.
+const SAMPLES: &[(&str, &str)] = &[
+    ("sample", "Clothing, grey: are the nearest training pictures of the same class?"),
+    ("sample-emoji", "Emoji: is the nearest drawing of another vendor the same symbol?"),
+];
 
 /// Verbs of this paper.
 #[derive(Debug, Subcommand)]
@@ -77,40 +80,9 @@ impl PaperCli for InstDiscRecipe {
             Verb::Predict(args) => predict(cli, &args),
             Verb::Index(args) => index(cli, &args),
             Verb::Search(args) => search(cli, &args),
-            Verb::Demo => demo::run(cli),
+            Verb::Demo => demo::<Self>(cli, "Unsupervised features by instance discrimination", SAMPLES),
         }
     }
-}
-
-/// The pictures among `paths`, folders searched with all their subfolders, in the order of their names.
-fn pictures(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    fn walk(folder: &Path, found: &mut BTreeSet<PathBuf>) -> Result<()> {
-        for entry in fs::read_dir(folder).map_err(|error| Error::io(folder, error))? {
-            let path = entry.map_err(|error| Error::io(folder, error))?.path();
-            if path.is_dir() {
-                walk(&path, found)?;
-            } else if path.extension().is_some_and(|extension| {
-                ["jpg", "jpeg", "png"].iter().any(|known| extension.eq_ignore_ascii_case(known))
-            }) {
-                found.insert(path);
-            }
-        }
-        Ok(())
-    }
-    let mut all = Vec::new();
-    for path in paths {
-        if path.is_dir() {
-            let mut found = BTreeSet::new();
-            walk(path, &mut found)?;
-            if found.is_empty() {
-                return Err(Error::Usage(format!("{}: no .jpg, .jpeg or .png files here", path.display())));
-            }
-            all.extend(found);
-        } else {
-            all.push(path.clone());
-        }
-    }
-    Ok(all)
 }
 
 /// Calls `each` with every picture's path and feature.

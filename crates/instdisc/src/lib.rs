@@ -13,8 +13,6 @@ pub mod cli;
 pub mod config;
 #[cfg(feature = "train")]
 pub mod data;
-#[cfg(feature = "cli")]
-pub mod demo;
 mod error;
 #[cfg(feature = "train")]
 pub mod evaluate;

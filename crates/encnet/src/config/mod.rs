@@ -4,6 +4,8 @@
 //! with a ResNet-50, for PASCAL-Context. [`ModelConfig::preset`] gives the other versions by the name of their source.
 
 mod preset;
+#[cfg(feature = "train")]
+pub mod train;
 
 use serde::{Deserialize, Serialize};
 

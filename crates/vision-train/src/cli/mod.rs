@@ -10,7 +10,9 @@
 
 mod args;
 mod context;
+mod demo;
 mod logging;
+mod pictures;
 mod progress;
 mod verbs;
 
@@ -23,6 +25,8 @@ use clap::{CommandFactory, FromArgMatches};
 
 pub use args::Common;
 pub use context::CliContext;
+pub use demo::demo;
+pub use pictures::pictures;
 pub use progress::terminal_progress;
 /// [`PaperCli::Own`] of a paper without verbs of its own.
 pub use std::convert::Infallible as NoVerbs;

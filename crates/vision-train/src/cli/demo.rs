@@ -1,20 +1,14 @@
-//! `demo`: the claim of the paper in miniature, on pictures the repository carries.
+//! `demo`: the claim of a paper in miniature, on pictures the repository carries or makes.
 
 use std::time::Instant;
 
 use serde::Serialize;
-use vision_train::cli::{CliContext, terminal_progress};
-use vision_train::config::{Check, ConfigSource, load};
-use vision_train::{Error, Result, Trainer};
 
-use crate::config::train::Config;
-use crate::recipe::InstDiscRecipe;
-
-/// The configurations trained, in this order, each into a folder of its name.
-const SAMPLES: &[(&str, &str)] = &[
-    ("sample", "Clothing, grey: are the nearest training pictures of the same class?"),
-    ("sample-emoji", "Emoji: is the nearest drawing of another vendor the same symbol?"),
-];
+use super::{CliContext, PaperCli, terminal_progress};
+use crate::config::{Check, ConfigSource, load};
+use crate::error::{Error, Result};
+use crate::recipe::RecipeConfig;
+use crate::trainer::Trainer;
 
 #[derive(Serialize)]
 struct Demo {
@@ -53,28 +47,28 @@ impl From<&Check> for Expectation {
     }
 }
 
-/// Trains every sample below `--out` and writes `demo.json`, which says what was found and where the pages
-/// are. An earlier demo there is replaced.
+/// Trains every sample, an embedded configuration with the question it answers, into a folder of its name below `--out`
+/// and writes `demo.json`, which says what was found and where the pages are. An earlier demo there is replaced.
 ///
 /// # Errors
 /// If training fails, or an expectation of a sample is missed.
-pub fn run(cli: &CliContext) -> Result<()> {
+pub fn demo<R: PaperCli>(cli: &CliContext, title: &str, samples: &[(&str, &str)]) -> Result<()> {
     let out = &cli.ctx.out;
     let start = Instant::now();
     let mut parts = Vec::new();
     let (mut missed, mut total) = (0, 0);
-    for (name, question) in SAMPLES {
+    for (name, question) in samples {
         cli.say(format_args!("{name}: {question}"));
         let folder = out.join(name);
         if folder.exists() {
             std::fs::remove_dir_all(&folder).map_err(|error| Error::io(&folder, error))?;
         }
-        let resolved = load::<Config>(&ConfigSource::Preset((*name).to_owned()), &cli.common.set)?;
+        let resolved = load::<R::Config>(&ConfigSource::Preset((*name).to_owned()), &cli.common.set)?;
         let mut ctx = cli.ctx.clone();
         ctx.out = folder;
-        ctx.workers = resolved.config.run.workers;
+        ctx.workers = resolved.config.run().workers;
         let begun = Instant::now();
-        let outcome = Trainer::<InstDiscRecipe>::new(&resolved, &cli.data, &ctx)
+        let outcome = Trainer::<R>::new(&resolved, &cli.data, &ctx)
             .command_line(cli.command_line.clone())
             .progress(terminal_progress(cli.common.quiet))
             .run()?;
@@ -95,7 +89,7 @@ pub fn run(cli: &CliContext) -> Result<()> {
         });
     }
     let demo = Demo {
-        title: "Unsupervised features by instance discrimination".to_owned(),
+        title: title.to_owned(),
         seconds: start.elapsed().as_secs_f64(),
         parts,
     };

@@ -1,0 +1,186 @@
+//! Training as [`vision_train`] runs it.
+
+use candle_core::Device;
+use vision_core::nn::BatchNormConfig;
+use vision_core::params::ParamStore;
+use vision_datasets::{DataRoot, Dataset, Split};
+use vision_train::optim::{OptimiserConfig, SgdConfig};
+use vision_train::{
+    Context, Error as TrainError, Loaders, Losses, ParamGroup, Plot, Recipe, Report, Schedule, Step,
+};
+use vision_weights::{Array, LoadReport, StateDict};
+
+use crate::config::train::Config;
+use crate::data::{self, Batch};
+use crate::error::{Error, Result};
+use crate::evaluate;
+use crate::loss::Criterion;
+use crate::model::EncNet;
+use crate::weights;
+
+/// The system of the paper: network and objective.
+#[derive(Debug)]
+pub struct EncNetRecipe {
+    model: EncNet,
+    criterion: Criterion,
+    config: Config,
+    device: Device,
+    /// The backbone's weights are put here when a run begins.
+    params: ParamStore,
+    /// Batches in which no pixel had a class.
+    empty_batches: u64,
+}
+
+impl EncNetRecipe {
+    /// The network.
+    pub fn model(&self) -> &EncNet {
+        &self.model
+    }
+
+    /// The device of the parameters.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+}
+
+impl From<Error> for TrainError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Data(inner) => Self::Data(inner),
+            Error::Core(inner) => Self::Core(inner),
+            Error::Weights(inner) => Self::Weights(inner),
+            Error::Image(inner) => Self::Image(inner),
+            Error::Eval(inner) => Self::Eval(inner),
+            Error::Candle(inner) => Self::Candle(inner),
+            Error::Config { key, problem } => Self::config("configuration", key, problem),
+            other => Self::recipe(other),
+        }
+    }
+}
+
+/// Number of batches without any class, in the state of a run.
+const EMPTY_BATCHES: &str = "empty_batches";
+
+impl Recipe for EncNetRecipe {
+    const NAME: &'static str = "encnet";
+    const PLOTS: &'static [Plot] = &[
+        Plot { title: "mean intersection over union", names: &["miou", "miou_skip"] },
+        Plot { title: "pixel accuracy", names: &["pix_acc"] },
+    ];
+    type Config = Config;
+    type Batch = Batch;
+
+    fn build(cfg: &Config, params: &ParamStore, ctx: &Context) -> vision_train::Result<Self> {
+        let norm = BatchNormConfig::default();
+        let model = EncNet::with_norm(&cfg.model, &norm, params.var_builder()).map_err(TrainError::from)?;
+        let criterion = Criterion::new(&cfg.loss, cfg.model.classes).map_err(TrainError::from)?;
+        Ok(Self {
+            model,
+            criterion,
+            config: cfg.clone(),
+            device: ctx.device.clone(),
+            params: params.clone(),
+            empty_batches: 0,
+        })
+    }
+
+    fn load_weights(params: &ParamStore, state: StateDict) -> vision_train::Result<LoadReport> {
+        Ok(weights::load(params, state)?)
+    }
+
+    fn loaders(cfg: &Config, data: &DataRoot, ctx: &Context) -> vision_train::Result<Loaders<Batch>> {
+        let set = data::open(&cfg.data, cfg.model.classes, data, Split::Train)?;
+        let fingerprint = set.fingerprint();
+        Ok(Loaders { train: data::train_loader(cfg, set, ctx.skip_broken)?, fingerprint })
+    }
+
+    fn begin(&mut self, cfg: &Config, _data: &DataRoot, _ctx: &Context) -> vision_train::Result<()> {
+        if let Some(path) = &cfg.init.backbone {
+            let state = vision_weights::open(path)?.state_dict()?;
+            let report = weights::load_backbone(&self.params, state).map_err(TrainError::from)?;
+            tracing::info!(tensors = report.loaded.len(), path = %path.display(), "backbone loaded");
+        }
+        Ok(())
+    }
+
+    fn groups(
+        &self,
+        cfg: &Config,
+        params: &ParamStore,
+        _phase: usize,
+    ) -> vision_train::Result<Vec<ParamGroup>> {
+        let (backbone, head) =
+            params.trainable().into_iter().partition(|(name, _)| name.starts_with("pretrained."));
+        let group = |name: &str, params, lr_mult| ParamGroup {
+            name: name.to_owned(),
+            params,
+            lr_mult,
+            weight_decay: cfg.sgd.weight_decay,
+        };
+        Ok(vec![group("backbone", backbone, 1.0), group("head", head, cfg.lr.head)])
+    }
+
+    fn schedule(cfg: &Config, steps_per_epoch: u64) -> vision_train::Result<Schedule> {
+        Ok(cfg.schedule.schedule(cfg.run.epochs, steps_per_epoch))
+    }
+
+    fn optimiser(cfg: &Config) -> OptimiserConfig {
+        let pictures = (cfg.data.batch_size * cfg.run.accumulate) as f64;
+        let factor = match cfg.lr.reference_batch {
+            0 => 1.0,
+            reference => pictures / reference as f64,
+        };
+        SgdConfig { lr: cfg.sgd.lr * factor, ..cfg.sgd }.into()
+    }
+
+    fn losses(&mut self, batch: &Batch, step: &Step) -> vision_train::Result<Losses> {
+        let output = self.model.forward(&batch.pictures(&self.device)?, &step.pass())?;
+        let labels = batch.labels(self.config.loss.ignore, &self.device)?;
+        let parts = self.criterion.losses(&output, &labels).map_err(TrainError::from)?;
+        if parts.pixels == 0 {
+            self.empty_batches += 1;
+            tracing::warn!(batches = self.empty_batches, "no pixel of the batch has a class");
+        }
+        let mut losses = Losses::new(parts.total).with("pixels", parts.main);
+        for (name, part) in [("auxiliary", parts.aux), ("se", parts.se), ("auxiliary_se", parts.aux_se)] {
+            if let Some(part) = part {
+                losses = losses.with(name, part);
+            }
+        }
+        Ok(losses)
+    }
+
+    fn state(&self) -> vision_train::Result<StateDict> {
+        let mut state = StateDict::new();
+        state.insert(EMPTY_BATCHES, Array::from_u64([1], &[self.empty_batches])?);
+        Ok(state)
+    }
+
+    fn restore(&mut self, state: &StateDict) -> vision_train::Result<()> {
+        let counted = state.require(EMPTY_BATCHES)?.to_u64()?;
+        self.empty_batches = counted.first().copied().unwrap_or(0);
+        Ok(())
+    }
+
+    fn evaluate(
+        &self,
+        cfg: &Config,
+        data: &DataRoot,
+        split: Split,
+        ctx: &Context,
+    ) -> vision_train::Result<Report> {
+        Ok(evaluate::evaluate(self, cfg, data, split, ctx)?)
+    }
+
+    fn batch_len(batch: &Batch) -> usize {
+        batch.len()
+    }
+
+    fn describe_batch(batch: &Batch) -> Vec<String> {
+        batch.names.clone()
+    }
+
+    fn eval_split(_cfg: &Config) -> Split {
+        Split::Val
+    }
+}
