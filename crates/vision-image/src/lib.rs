@@ -4,6 +4,7 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")
 )]
 
+mod blur;
 mod codec;
 pub mod colour;
 pub mod draw;
@@ -11,10 +12,11 @@ mod error;
 mod picture;
 mod resample;
 
+pub use blur::gaussian_blur;
 pub use codec::{
-    Format, MAX_PIXELS, decode, decode_native, decode_native_limited, encode_jpeg, encode_png, open,
-    open_native,
+    Format, MAX_PIXELS, decode, decode_native, decode_native_limited, decode_stored, encode_jpeg, encode_png,
+    open, open_native,
 };
 pub use error::{Error, Result};
 pub use picture::Image;
-pub use resample::{Filter, resize, resize_box, resize_short_side};
+pub use resample::{Filter, resize, resize_box, resize_short_side, rotate};

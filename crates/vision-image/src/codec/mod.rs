@@ -82,13 +82,26 @@ pub fn decode_native(bytes: &[u8]) -> Result<Image> {
 /// # Errors
 /// As [`decode`], with `max_pixels` in place of [`MAX_PIXELS`] if it is smaller.
 pub fn decode_native_limited(bytes: &[u8], max_pixels: u64) -> Result<Image> {
-    let limit = max_pixels.min(MAX_PIXELS);
-    let (image, orientation) = match Format::detect(bytes) {
-        Some(Format::Jpeg) => jpeg::decode(bytes, limit)?,
-        Some(Format::Png) => png::decode(bytes, limit)?,
-        None => return Err(Error::UnknownFormat { problem: describe_start(bytes) }),
-    };
+    let (image, orientation) = decode_with_orientation(bytes, max_pixels)?;
     Ok(turn(image, orientation))
+}
+
+/// [`decode_native`] without the turn or mirroring that Exif asks for: the samples as the file has them, which masks
+/// drawn over a picture follow where the program that made them did not look at Exif data, as Pillow does not by itself.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_stored(bytes: &[u8]) -> Result<Image> {
+    Ok(decode_with_orientation(bytes, MAX_PIXELS)?.0)
+}
+
+fn decode_with_orientation(bytes: &[u8], max_pixels: u64) -> Result<(Image, Orientation)> {
+    let limit = max_pixels.min(MAX_PIXELS);
+    match Format::detect(bytes) {
+        Some(Format::Jpeg) => jpeg::decode(bytes, limit),
+        Some(Format::Png) => png::decode(bytes, limit),
+        None => Err(Error::UnknownFormat { problem: describe_start(bytes) }),
+    }
 }
 
 /// Reads and decodes a file, as [`decode`].
@@ -177,24 +190,14 @@ fn check_size(
 
 /// Applies an Exif orientation.
 fn turn(image: Image, orientation: Orientation) -> Image {
-    let transpose = |image: &Image| {
-        let (w, h, channels) = (image.width(), image.height(), usize::from(image.channels()));
-        let mut data = Vec::with_capacity(image.data().len());
-        for x in 0..w as usize {
-            for row in image.data().chunks_exact(image.stride()) {
-                data.extend_from_slice(&row[x * channels..(x + 1) * channels]);
-            }
-        }
-        Image::from_parts(h, w, image.channels(), data)
-    };
     match orientation {
         Orientation::NoTransforms => image,
         Orientation::FlipHorizontal => image.flip_horizontal(),
         Orientation::FlipVertical => image.flip_vertical(),
         Orientation::Rotate180 => image.flip_vertical().flip_horizontal(),
-        Orientation::Rotate90FlipH => transpose(&image),
-        Orientation::Rotate90 => transpose(&image).flip_horizontal(),
-        Orientation::Rotate270 => transpose(&image).flip_vertical(),
-        Orientation::Rotate270FlipH => transpose(&image).flip_horizontal().flip_vertical(),
+        Orientation::Rotate90FlipH => image.transpose(),
+        Orientation::Rotate90 => image.transpose().flip_horizontal(),
+        Orientation::Rotate270 => image.transpose().flip_vertical(),
+        Orientation::Rotate270FlipH => image.transpose().flip_horizontal().flip_vertical(),
     }
 }
