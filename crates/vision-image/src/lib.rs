@@ -14,8 +14,8 @@ mod resample;
 
 pub use blur::gaussian_blur;
 pub use codec::{
-    Format, MAX_PIXELS, decode, decode_native, decode_native_limited, decode_stored, encode_jpeg, encode_png,
-    open, open_native,
+    Format, MAX_PIXELS, decode, decode_native, decode_native_limited, encode_jpeg, encode_png, open,
+    open_native,
 };
 pub use error::{Error, Result};
 pub use picture::Image;

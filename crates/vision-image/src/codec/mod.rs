@@ -82,26 +82,13 @@ pub fn decode_native(bytes: &[u8]) -> Result<Image> {
 /// # Errors
 /// As [`decode`], with `max_pixels` in place of [`MAX_PIXELS`] if it is smaller.
 pub fn decode_native_limited(bytes: &[u8], max_pixels: u64) -> Result<Image> {
-    let (image, orientation) = decode_with_orientation(bytes, max_pixels)?;
-    Ok(turn(image, orientation))
-}
-
-/// [`decode_native`] without the turn or mirroring that Exif asks for: the samples as the file has them, which masks
-/// drawn over a picture follow where the program that made them did not look at Exif data, as Pillow does not by itself.
-///
-/// # Errors
-/// As [`decode`].
-pub fn decode_stored(bytes: &[u8]) -> Result<Image> {
-    Ok(decode_with_orientation(bytes, MAX_PIXELS)?.0)
-}
-
-fn decode_with_orientation(bytes: &[u8], max_pixels: u64) -> Result<(Image, Orientation)> {
     let limit = max_pixels.min(MAX_PIXELS);
-    match Format::detect(bytes) {
-        Some(Format::Jpeg) => jpeg::decode(bytes, limit),
-        Some(Format::Png) => png::decode(bytes, limit),
-        None => Err(Error::UnknownFormat { problem: describe_start(bytes) }),
-    }
+    let (image, orientation) = match Format::detect(bytes) {
+        Some(Format::Jpeg) => jpeg::decode(bytes, limit)?,
+        Some(Format::Png) => png::decode(bytes, limit)?,
+        None => return Err(Error::UnknownFormat { problem: describe_start(bytes) }),
+    };
+    Ok(turn(image, orientation))
 }
 
 /// Reads and decodes a file, as [`decode`].
