@@ -117,7 +117,6 @@ mod tests {
         let out = gaussian_blur(&image, 1.5).unwrap();
         assert_eq!(out, out.flip_horizontal());
         assert_eq!(out, out.flip_vertical());
-        assert_eq!(out, out.transpose());
         let sum: u32 = out.data().iter().map(|&v| u32::from(v)).sum();
         assert!((235..=275).contains(&sum), "{sum}");
         // The variance along one axis.
