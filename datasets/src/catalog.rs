@@ -29,7 +29,10 @@ pub struct CatalogEntry {
     /// Whether it travels inside the library (feature `samples`); then there is nothing to prepare.
     #[serde(default)]
     pub embedded: bool,
-    /// How the prepared folder is read; absent for embedded sets.
+    /// Whether it is made from a seed when it is opened; then there is nothing to prepare.
+    #[serde(default)]
+    pub generated: bool,
+    /// How the prepared folder is read; absent for embedded and generated sets.
     #[serde(default)]
     pub layout: Option<Layout>,
     /// The files as published.
@@ -156,16 +159,22 @@ pub fn find(name: &str) -> Result<CatalogEntry> {
 }
 
 impl CatalogEntry {
+    /// Whether [`open_segmentation_set`](crate::open_segmentation_set) opens it.
+    pub fn is_segmentation(&self) -> bool {
+        let labelled = |layout| matches!(layout, Layout::Cifar10 | Layout::Cifar100 | Layout::FashionMnist);
+        self.generated || self.layout.is_some_and(|layout| !labelled(layout))
+    }
+
     fn check(&self) -> std::result::Result<(), String> {
         let plain = |character: char| character.is_ascii_alphanumeric() || "-_.".contains(character);
         if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(plain) {
             return Err("a name is made of letters, digits, - _ and .".to_owned());
         }
-        if self.embedded {
+        if self.embedded || self.generated {
             return Ok(());
         }
         if self.layout.is_none() || self.archives.is_empty() || self.files.is_empty() {
-            return Err("needs layout, archives and files, or embedded = true".to_owned());
+            return Err("needs layout, archives and files, or embedded = true, or generated = true".to_owned());
         }
         if self.max_bytes == 0 || self.max_entries == 0 {
             return Err("needs max_bytes and max_entries".to_owned());
@@ -200,6 +209,7 @@ mod tests {
             "cifar10",
             "cifar100",
             "fashion-mnist",
+            "context-scenes",
         ];
         assert_eq!(names, want);
         for entry in &entries {

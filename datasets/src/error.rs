@@ -57,6 +57,44 @@ pub enum Error {
         /// What the decoder said.
         source: vision_image::Error,
     },
+    /// A picture has no mask.
+    #[error("{picture}: there is no mask {mask}", picture = picture.display(), mask = mask.display())]
+    MissingMask {
+        /// The picture.
+        picture: PathBuf,
+        /// Where its mask should be.
+        mask: PathBuf,
+    },
+    /// A mask is not as large as its picture.
+    #[error(
+        "{mask}: {} x {} pixels, but its picture {picture} has {} x {}{hint}",
+        mask_size[0], mask_size[1], picture_size[0], picture_size[1],
+        mask = mask.display(), picture = picture.display()
+    )]
+    MaskSize {
+        /// The picture.
+        picture: PathBuf,
+        /// Its width and height.
+        picture_size: [u32; 2],
+        /// The mask.
+        mask: PathBuf,
+        /// Its width and height.
+        mask_size: [u32; 2],
+        /// What may be the reason, or nothing.
+        hint: &'static str,
+    },
+    /// A pixel of a mask stands for no class.
+    #[error("{path}, pixel ({x}, {y}): {problem}", path = path.display())]
+    Label {
+        /// The mask.
+        path: PathBuf,
+        /// The column.
+        x: usize,
+        /// The row.
+        y: usize,
+        /// What was found and what would have been right.
+        problem: String,
+    },
     /// An operation on a picture in memory failed.
     #[error(transparent)]
     Image(#[from] vision_image::Error),

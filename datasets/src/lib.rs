@@ -17,6 +17,7 @@ mod rng;
 mod sampler;
 #[cfg(feature = "samples")]
 pub mod samples;
+mod segmentation;
 mod subset;
 pub mod transforms;
 
@@ -30,4 +31,8 @@ pub use open_set::{DataRoot, SetSpec, open_set, set_names};
 pub use prepare::{Manifest, PrepareOptions, VerifyReport, prepare, verify};
 pub use rng::SampleRng;
 pub use sampler::{RandomSampler, Sampler, SequentialSampler};
+pub use segmentation::{
+    Contamination, ContextScenes, IGNORE_LABEL, SegmentationClasses, SegmentationFolder, SegmentationSet,
+    SegmentationSpec, Segmented, open_segmentation_set, segmentation_set_names,
+};
 pub use subset::Subset;

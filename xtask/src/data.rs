@@ -108,7 +108,11 @@ fn counts(counts: &std::collections::BTreeMap<String, u64>) -> String {
 
 fn list(workspace: &Workspace) -> Result<()> {
     for entry in catalog()? {
-        let place = if entry.embedded { "in the library" } else { "from archives" };
+        let place = match (entry.embedded, entry.generated) {
+            (true, _) => "in the library",
+            (_, true) => "made from a seed",
+            _ => "from archives",
+        };
         println!("{:<20} {} ({})", entry.name, entry.title, counts(&entry.counts));
         println!("{:<20} {place}, licence {}, {}", "", entry.licence, entry.homepage);
         for archive in &entry.archives {

@@ -242,6 +242,18 @@ impl Image {
         Self::from_parts(self.width, self.height, self.channels, data)
     }
 
+    /// Rows become columns: what was in column `x` of row `y` is in column `y` of row `x`.
+    pub(crate) fn transpose(&self) -> Self {
+        let channels = usize::from(self.channels);
+        let mut data = Vec::with_capacity(self.data.len());
+        for x in 0..self.width as usize {
+            for row in self.data.chunks_exact(self.stride()) {
+                data.extend_from_slice(&row[x * channels..(x + 1) * channels]);
+            }
+        }
+        Self::from_parts(self.height, self.width, self.channels, data)
+    }
+
     /// The middle `width` x `height` pixels, as torchvision's `center_crop`: a smaller picture is padded with zeros
     /// first, and an odd difference is halved to the nearest even number.
     ///

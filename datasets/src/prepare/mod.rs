@@ -56,6 +56,9 @@ pub fn prepare_from(
     if entry.embedded {
         return Err(problem("it travels in the library, there is nothing to prepare".to_owned()));
     }
+    if entry.generated {
+        return Err(problem("it is made from a seed, there is nothing to prepare".to_owned()));
+    }
     let target = options.root.join(&entry.name);
     if let Some(manifest) = existing(entry, &target)? {
         progress(&format!("{} is already prepared", target.display()));

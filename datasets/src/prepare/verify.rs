@@ -54,6 +54,8 @@ pub fn verify_from(entry: &CatalogEntry, root: &Path) -> Result<VerifyReport> {
             set: entry.name.clone(),
             problem: if entry.embedded {
                 "it travels in the library, there is nothing to verify".to_owned()
+            } else if entry.generated {
+                "it is made from a seed, there is nothing to verify".to_owned()
             } else {
                 format!("{} has no manifest.json, the set is not prepared there", dir.display())
             },

@@ -29,6 +29,7 @@ mod op;
 mod pipeline;
 mod pixels;
 mod random_resized_crop;
+mod segmentation;
 
 pub use colour::{ColorJitter, RandomGrayscale};
 pub use geometry::{CenterCrop, PadTo, RandomHorizontalFlip, Resize, ResizeShortSide, ToRgb};
@@ -36,6 +37,10 @@ pub use op::{Compose, ImageOp};
 pub use pipeline::{LabelledPixels, Pipeline};
 pub use pixels::{Pixels, ToPixels};
 pub use random_resized_crop::RandomResizedCrop;
+pub use segmentation::{
+    PadRightBottom, RandomBlur, RandomCrop, RandomFactor, RandomRotation, RandomSide, SegmentationOp,
+    SegmentationPipeline, SegmentationPreset, SegmentedPixels, Side, TrainSizes,
+};
 
 use vision_image::Image;
 

@@ -2,11 +2,13 @@
 
 mod encode;
 mod jpeg;
+mod labels;
 mod png;
 
 use std::path::Path;
 
 pub use encode::{encode_jpeg, encode_png};
+pub use labels::{decode_labels, encode_indexed, open_labels};
 
 use crate::error::{Error, Result};
 use crate::picture::Image;
@@ -177,24 +179,14 @@ fn check_size(
 
 /// Applies an Exif orientation.
 fn turn(image: Image, orientation: Orientation) -> Image {
-    let transpose = |image: &Image| {
-        let (w, h, channels) = (image.width(), image.height(), usize::from(image.channels()));
-        let mut data = Vec::with_capacity(image.data().len());
-        for x in 0..w as usize {
-            for row in image.data().chunks_exact(image.stride()) {
-                data.extend_from_slice(&row[x * channels..(x + 1) * channels]);
-            }
-        }
-        Image::from_parts(h, w, image.channels(), data)
-    };
     match orientation {
         Orientation::NoTransforms => image,
         Orientation::FlipHorizontal => image.flip_horizontal(),
         Orientation::FlipVertical => image.flip_vertical(),
         Orientation::Rotate180 => image.flip_vertical().flip_horizontal(),
-        Orientation::Rotate90FlipH => transpose(&image),
-        Orientation::Rotate90 => transpose(&image).flip_horizontal(),
-        Orientation::Rotate270 => transpose(&image).flip_vertical(),
-        Orientation::Rotate270FlipH => transpose(&image).flip_horizontal().flip_vertical(),
+        Orientation::Rotate90FlipH => image.transpose(),
+        Orientation::Rotate90 => image.transpose().flip_horizontal(),
+        Orientation::Rotate270 => image.transpose().flip_vertical(),
+        Orientation::Rotate270FlipH => image.transpose().flip_horizontal().flip_vertical(),
     }
 }

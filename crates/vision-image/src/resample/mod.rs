@@ -2,6 +2,9 @@
 //! pixel centres; rows are filtered first, then columns, with rounding to bytes in between.
 
 mod kernel;
+mod rotate;
+
+pub use rotate::rotate;
 
 use kernel::Kernel;
 
