@@ -9,10 +9,10 @@ use common::{near, numbers};
 use encnet::cifar::{CifarConfig, CifarNet};
 use encnet::config::{Arch, BackboneConfig, ContextConfig, HeadConfig};
 use encnet::{Criterion, EncNet, LossConfig, ModelConfig, Output};
+use vision_core::Pass;
 use vision_core::ops::{CrossEntropyArgs, SgdStepArgs, cross_entropy, sgd_step};
 use vision_core::params::ParamStore;
 use vision_core::rng::Key;
-use vision_core::Pass;
 
 fn small(codes: usize) -> ModelConfig {
     ModelConfig {
@@ -120,8 +120,7 @@ fn a_cifar_network_learns_a_batch_by_heart() {
     let net = CifarNet::new(&config, params.var_builder()).unwrap();
     let pictures = Key::new(4).normal((16, 3, 32, 32), 0.0, 1.0, DType::F32, &Device::Cpu).unwrap();
     let labels = Key::new(5).below(10, 16, &Device::Cpu).unwrap();
-    let buffers: Vec<_> =
-        params.trainable().iter().map(|(_, var)| var.zeros_like().unwrap()).collect();
+    let buffers: Vec<_> = params.trainable().iter().map(|(_, var)| var.zeros_like().unwrap()).collect();
     let mut last = f64::INFINITY;
     for step in 0..60 {
         let logits = net.forward(&pictures, &Pass::train(Key::new(step))).unwrap();

@@ -144,25 +144,20 @@ fn every_source_comes_back_as_it_went() {
         (Preset::V1, Source::MmSegmentation),
         (Preset::V042, Source::V042),
         (Preset::Paper, Source::V042),
-        (Preset::Fcn, Source::MmSegmentation),
+        (Preset::Fcn, Source::Native),
     ] {
         let params = build(&thin(preset));
         let exported = weights::export(&params, target).unwrap();
-        if preset != Preset::Fcn && preset != Preset::Paper {
-            assert_eq!(weights::detect(exported.names()), target);
-        }
+        assert_eq!(weights::detect(exported.names()), target);
         let other = ParamStore::new(Key::new(9), DType::F32, &Device::Cpu);
         EncNet::new(&thin(preset), other.var_builder()).unwrap();
-        if preset == Preset::Fcn {
-            // The FCN head of mmsegmentation has other names, so ours stay.
-            assert!(exported.get("head.conv5.4.weight").is_some());
-            continue;
-        }
         weights::load(&other, exported).unwrap();
         assert_eq!(other.state_dict().unwrap(), params.state_dict().unwrap(), "{target:?}");
     }
     let projected = build(&thin(Preset::V1));
     assert!(matches!(weights::export(&projected, Source::V042), Err(Error::Config { .. })));
+    let fcn = build(&thin(Preset::Fcn));
+    assert!(matches!(weights::export(&fcn, Source::MmSegmentation), Err(Error::Config { .. })));
 }
 
 #[test]
@@ -214,7 +209,7 @@ fn a_backbone_named_by_timm() {
     let path = folder.path().join("resnet50s.safetensors");
     state.save(&path).unwrap();
 
-    let file = vision_weights::open(&path).unwrap().read_all().unwrap();
+    let file = vision_weights::open(&path).unwrap().state_dict().unwrap();
     let params = store();
     let model = EncNet::new(&thin(Preset::V1), params.var_builder()).unwrap();
     let before = numbers(&params.get("head.conv5.0.weight").unwrap());

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use vision_core::params::ParamStore;
 
 /// Element `i` of stream `number`, in [-1, 1).
-pub fn stream(number: u64, i: u64) -> f64 {
+pub(crate) fn stream(number: u64, i: u64) -> f64 {
     let mut z = ((number << 32) + i).wrapping_add(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -15,14 +15,14 @@ pub fn stream(number: u64, i: u64) -> f64 {
 }
 
 /// A tensor of a stream's first numbers, each changed by `map`.
-pub fn tensor(number: u64, dims: &[usize], dtype: DType, map: impl Fn(f64) -> f64) -> Tensor {
+pub(crate) fn tensor(number: u64, dims: &[usize], dtype: DType, map: impl Fn(f64) -> f64) -> Tensor {
     let count: usize = dims.iter().product();
     let values: Vec<f64> = (0..count as u64).map(|i| map(stream(number, i))).collect();
     Tensor::from_vec(values, dims, &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
 }
 
 /// Gives every parameter and buffer, in order of their names, the numbers of the stream of its place.
-pub fn fill(params: &ParamStore) {
+pub(crate) fn fill(params: &ParamStore) {
     for (number, (name, var)) in (0..).zip(params.all()) {
         let fan_in = |dims: &[usize]| dims[1..].iter().product::<usize>() as f64;
         let map: Box<dyn Fn(f64) -> f64> = match var.dims() {
@@ -49,12 +49,12 @@ pub fn fill(params: &ParamStore) {
 }
 
 /// All elements, in row-major order.
-pub fn numbers(x: &Tensor) -> Vec<f64> {
+pub(crate) fn numbers(x: &Tensor) -> Vec<f64> {
     x.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
 /// Mean and standard deviation (of a sample, as PyTorch's `std`).
-pub fn mean_std(x: &Tensor) -> [f64; 2] {
+pub(crate) fn mean_std(x: &Tensor) -> [f64; 2] {
     let x = numbers(x);
     let n = x.len() as f64;
     let mean = x.iter().sum::<f64>() / n;
@@ -62,7 +62,7 @@ pub fn mean_std(x: &Tensor) -> [f64; 2] {
 }
 
 /// Fails unless the numbers agree within an absolute and a relative tolerance.
-pub fn near(what: &str, got: &[f64], want: &[f64], absolute: f64, relative: f64) {
+pub(crate) fn near(what: &str, got: &[f64], want: &[f64], absolute: f64, relative: f64) {
     assert_eq!(got.len(), want.len(), "{what}");
     for (got, want) in got.iter().zip(want) {
         assert!((got - want).abs() <= absolute + relative * want.abs(), "{what}: got {got}, expected {want}");

@@ -32,8 +32,8 @@ use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Shape, Tensor};
 
 use self::kernels::{Kept, Problem, Wanted};
 use super::support::{
-    check_device, check_dims, check_dtype, check_float, check_result, check_same_device, contiguous, cpu_slice,
-    dispatch_float, storage_slice,
+    check_device, check_dims, check_dtype, check_float, check_result, check_same_device, contiguous,
+    cpu_slice, dispatch_float, storage_slice,
 };
 use crate::FeatureMap;
 use crate::error::{Error, Result};
@@ -51,12 +51,7 @@ pub struct EncodingArgs {
 ///
 /// # Errors
 /// If shapes, types or devices do not fit, or there are no positions, channels or codewords.
-pub fn encoding(
-    input: &Tensor,
-    codewords: &Tensor,
-    scale: &Tensor,
-    args: &EncodingArgs,
-) -> Result<Tensor> {
+pub fn encoding(input: &Tensor, codewords: &Tensor, scale: &Tensor, args: &EncodingArgs) -> Result<Tensor> {
     check(input, codewords, scale)?;
     let tracked = [input, codewords, scale].iter().any(|tensor| tensor.track_op());
     let op = Encoding {
@@ -141,7 +136,10 @@ pub fn codeword_usage(
         }
     }
     let positions = (b * n) as f64;
-    Ok(CodewordUsage { mean: mean.into_iter().map(|sum| sum / positions).collect(), entropy: entropy / positions })
+    Ok(CodewordUsage {
+        mean: mean.into_iter().map(|sum| sum / positions).collect(),
+        entropy: entropy / positions,
+    })
 }
 
 fn check(input: &Tensor, codewords: &Tensor, scale: &Tensor) -> Result<()> {
@@ -157,7 +155,11 @@ fn check(input: &Tensor, codewords: &Tensor, scale: &Tensor) -> Result<()> {
         return Err(Error::shape("encoding: codewords", "(K, D)", codewords.dims()));
     };
     if k == 0 || width != d {
-        return Err(Error::shape("encoding: codewords", format!("(K, {d}) with K of at least 1"), codewords.dims()));
+        return Err(Error::shape(
+            "encoding: codewords",
+            format!("(K, {d}) with K of at least 1"),
+            codewords.dims(),
+        ));
     }
     check_dims("encoding: scale", scale, &[k])?;
     check_result("encoding: input", &[b, n.max(d), k])?;

@@ -117,7 +117,8 @@ impl<'a, T: Score> Problem<'a, T> {
         let mut rest = assignments.as_mut_slice();
         let mut work = Vec::with_capacity(tasks.len());
         for (picture, range) in tasks {
-            let (own, others) = std::mem::take(&mut rest).split_at_mut(if keep { range.len() * k } else { 0 });
+            let (own, others) =
+                std::mem::take(&mut rest).split_at_mut(if keep { range.len() * k } else { 0 });
             rest = others;
             work.push((picture, range, own));
         }
@@ -157,7 +158,8 @@ impl<'a, T: Score> Problem<'a, T> {
         let mut rest = dx.as_mut_slice();
         let mut work = Vec::new();
         for (picture, range) in self.tasks() {
-            let (own, others) = std::mem::take(&mut rest).split_at_mut(if wanted.input { range.len() * d } else { 0 });
+            let (own, others) =
+                std::mem::take(&mut rest).split_at_mut(if wanted.input { range.len() * d } else { 0 });
             rest = others;
             work.push((picture, range, own));
         }

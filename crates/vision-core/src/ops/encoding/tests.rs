@@ -64,7 +64,8 @@ fn numbers_of_the_original_backward() {
     for (dtype, tolerance) in [(DType::F64, 1e-7), (DType::F32, 1e-5)] {
         let [x, c, s, g] = fixture(dtype);
         let [x, c, s] = [x, c, s].map(|tensor| Var::from_tensor(&tensor).unwrap());
-        let grads = (encoding(&x, &c, &s, &PLAIN).unwrap() * g).unwrap().sum_all().unwrap().backward().unwrap();
+        let grads =
+            (encoding(&x, &c, &s, &PLAIN).unwrap() * g).unwrap().sum_all().unwrap().backward().unwrap();
         let grad = |of: &Var| numbers(grads.get(of).unwrap());
         let (gx, gc, gs) = (grad(&x), grad(&c), grad(&s));
         let first = [0.552_057_8, -0.319_492_7, 0.403_158_1, -0.508_593, 0.315_907_5, -0.093_256_1];
@@ -75,7 +76,11 @@ fn numbers_of_the_original_backward() {
         near(&gs, &[-5.732_221_2, 7.352_762_2, 4.282_624_4, -2.529_344_1], 8.0 * tolerance);
         let relative = if dtype == DType::F64 { 1e-12 } else { 1e-5 };
         let square = |g: &[f64]| g.iter().map(|g| g * g).sum::<f64>();
-        near(&[square(&gx) / 18.947_497_185_539_22, square(&gc) / 197.920_652_548_376_75], &[1.0; 2], relative);
+        near(
+            &[square(&gx) / 18.947_497_185_539_22, square(&gc) / 197.920_652_548_376_75],
+            &[1.0; 2],
+            relative,
+        );
     }
 }
 
