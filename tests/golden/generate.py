@@ -16,6 +16,7 @@ import torch
 
 import boxes_cases
 import core_cases
+import encnet_cases
 import instdisc_cases
 import metrics_cases
 import region_cases
@@ -79,6 +80,9 @@ FAMILIES = [
     ("instdisc.knn", ["inner_product_topk"], instdisc_cases.instdisc_knn),
     ("instdisc.proximal", [], instdisc_cases.instdisc_proximal),
     ("instdisc.model", [], instdisc_cases.instdisc_model),
+    ("encnet.encoding", ["encoding"], encnet_cases.encnet_encoding),
+    ("encnet.context", ["encoding"], encnet_cases.encnet_context),
+    ("encnet.se_loss", [], encnet_cases.encnet_se_loss),
 ]
 
 
@@ -95,6 +99,7 @@ def main():
 
     families = [row for row in FAMILIES if not args.only or args.only in row[0]]
     if not args.only:
+        encnet_cases.check_numbers_of_the_original()
         instdisc_cases.check_golden_a()
         if not args.skip_checks:
             instdisc_cases.check_golden_b()

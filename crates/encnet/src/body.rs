@@ -24,16 +24,10 @@ impl SmallBody {
     /// # Errors
     /// If `vb` cannot give a parameter of the right shape.
     #[allow(clippy::needless_pass_by_value, reason = "builders are passed by value throughout candle")]
-    pub fn new(
-        in_channels: usize,
-        width: usize,
-        norm: &BatchNormConfig,
-        vb: VarBuilder<'_>,
-    ) -> Result<Self> {
+    pub fn new(in_channels: usize, width: usize, norm: &BatchNormConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let (mut layers, mut info) = (Vec::new(), Vec::new());
         let (mut channels, mut reduced) = (in_channels, 1);
-        for (number, (stride, out)) in
-            (1..).zip([(2, width), (2, 2 * width), (1, 2 * width), (1, 2 * width)])
+        for (number, (stride, out)) in (1..).zip([(2, width), (2, 2 * width), (1, 2 * width), (1, 2 * width)])
         {
             let (conv, args) = (vb.pp(format!("conv{number}")), Conv2dArgs::square(stride, 1));
             let init = WeightInit::KaimingNormalFanOut;

@@ -71,7 +71,8 @@ impl EncLayer {
         vb: VarBuilder<'_>,
     ) -> Result<Self> {
         let vb = vb.pp("fc");
-        let description = Description::new([channels, channels / REDUCTION], codes, scales, norm, vb.clone())?;
+        let description =
+            Description::new([channels, channels / REDUCTION], codes, scales, norm, vb.clone())?;
         let linear = Linear::new(description.size(), channels, true, vb.pp(6))?;
         Ok(Self { description, linear })
     }

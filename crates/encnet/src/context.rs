@@ -149,9 +149,10 @@ impl Context {
         vb: VarBuilder<'_>,
     ) -> Result<Self> {
         let fc = Linear::new(channels, channels, true, vb.pp("fc").pp(0))?;
-        let selayer = match config.predict_classes {
-            true => Some(Linear::new(channels, classes, true, vb.pp("selayer"))?),
-            false => None,
+        let selayer = if config.predict_classes {
+            Some(Linear::new(channels, classes, true, vb.pp("selayer"))?)
+        } else {
+            None
         };
         let encoder = ContextEncoder::new(channels, config, norm, vb)?;
         Ok(Self { encoder, fc, selayer, gate: config.gate })

@@ -126,8 +126,7 @@ impl DeepTenHead {
         norm: &BatchNormConfig,
         vb: VarBuilder<'_>,
     ) -> Result<Self> {
-        let description =
-            Description::new([in_channels, channels], codes, Scales::Learnt, norm, vb.clone())?;
+        let description = Description::new([in_channels, channels], codes, Scales::Learnt, norm, vb.clone())?;
         let classifier = Linear::new(description.size(), classes, true, vb.pp(6))?;
         Ok(Self { description, classifier })
     }

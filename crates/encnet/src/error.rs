@@ -26,7 +26,9 @@ pub enum Error {
         got: String,
     },
     /// A label is neither a class nor the ignored one.
-    #[error("labels: {label} at position {position} is neither one of {classes} classes nor {ignore}, the ignored label")]
+    #[error(
+        "labels: {label} at position {position} is neither one of {classes} classes nor {ignore}, the ignored label"
+    )]
     Label {
         /// The label.
         label: i64,

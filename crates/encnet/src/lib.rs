@@ -4,6 +4,9 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")
 )]
 
+// This crate is the model. What belongs to pictures, data, training and the command line is in other tiers, which it does
+// not have: `predict.rs`, `data.rs`, `recipe.rs`, `evaluate.rs`, `cli.rs`, `encnet.rs`, `paper.toml`, `sample.toml`.
+
 pub mod body;
 pub mod cifar;
 pub mod config;

@@ -84,8 +84,8 @@ impl Criterion {
         let (mut se, mut aux_se) = (None, None);
         if self.config.se > 0.0 {
             let presence = class_presence(labels, self.classes, self.config.ignore)?;
-            let loss = |logits: &Option<Tensor>| logits.as_ref().map(|x| se_loss(x, &presence)).transpose();
-            (se, aux_se) = (loss(&output.se_logits)?, loss(&output.aux_se_logits)?);
+            let loss = |logits: Option<&Tensor>| logits.map(|x| se_loss(x, &presence)).transpose();
+            (se, aux_se) = (loss(output.se_logits.as_ref())?, loss(output.aux_se_logits.as_ref())?);
         }
         let mut total = main.clone();
         let parts = [(&aux, self.config.auxiliary), (&se, self.config.se), (&aux_se, self.config.se)];

@@ -98,7 +98,7 @@ impl EncNet {
     pub fn with_norm(config: &ModelConfig, norm: &BatchNormConfig, vb: VarBuilder<'_>) -> Result<Self> {
         config.validate()?;
         let body = Body::new(&config.backbone, norm, vb.pp("pretrained"))?;
-        let [second, third, last] = body.last_three(|info| info.channels, body.backbone().info())?;
+        let [second, third, last] = last_three(body.backbone().info(), |info| info.channels)?;
         let (classes, head) = (config.classes, &config.head);
         let at = vb.pp("head");
         let built = match config.method {
@@ -128,13 +128,13 @@ impl EncNet {
     pub fn forward(&self, pictures: &Tensor, pass: &Pass) -> Result<Output> {
         let size = self.size(pictures)?;
         let stages = self.backbone().features(&FeatureMap::from_nchw(pictures)?, pass)?;
-        let maps = self.body.last_three(Clone::clone, &stages)?;
+        let maps = last_three(&stages, Clone::clone)?;
         let (logits, context) = self.logits(&maps, pass)?;
         let (mut aux, mut aux_se_logits) = (None, None);
         match &self.auxiliary {
             None => {}
             Some(Supervision::Fcn(head)) => {
-                aux = Some(self.settled(&enlarge(&head.forward(&maps[1], pass)?, size, self.align_corners)?, pass)?);
+                aux = Some(self.enlarged(&head.forward(&maps[1], pass)?, size, pass)?);
             }
             Some(Supervision::Context(second)) => {
                 aux_se_logits = Some(pass.settle(second.forward(&maps[1], pass)?));
@@ -142,7 +142,7 @@ impl EncNet {
         }
         let se_logits = context.as_ref().and_then(|context| context.class_logits.clone());
         Ok(Output {
-            main: self.settled(&enlarge(&logits, size, self.align_corners)?, pass)?,
+            main: self.enlarged(&logits, size, pass)?,
             se_logits: se_logits.map(|logits| pass.settle(logits)),
             aux,
             aux_se_logits,
@@ -159,8 +159,8 @@ impl EncNet {
     pub fn predict(&self, pictures: &Tensor, pass: &Pass) -> Result<FeatureMap> {
         let size = self.size(pictures)?;
         let stages = self.backbone().features(&FeatureMap::from_nchw(pictures)?, pass)?;
-        let (logits, _) = self.logits(&self.body.last_three(Clone::clone, &stages)?, pass)?;
-        self.settled(&enlarge(&logits, size, self.align_corners)?, pass)
+        let (logits, _) = self.logits(&last_three(&stages, Clone::clone)?, pass)?;
+        self.enlarged(&logits, size, pass)
     }
 
     /// The network in front.
@@ -190,8 +190,9 @@ impl EncNet {
         }
     }
 
-    fn settled(&self, map: &FeatureMap, pass: &Pass) -> Result<FeatureMap> {
-        Ok(FeatureMap::from_nhwc(pass.settle(map.nhwc().clone()))?)
+    fn enlarged(&self, logits: &FeatureMap, size: [usize; 2], pass: &Pass) -> Result<FeatureMap> {
+        let logits = enlarge(logits, size, self.align_corners)?;
+        Ok(FeatureMap::from_nhwc(pass.settle(logits.nhwc().clone()))?)
     }
 
     /// Height and width of the pictures.
@@ -243,12 +244,12 @@ impl Body {
             Self::Small(net) => net,
         }
     }
+}
 
-    /// Something of the last three stages.
-    fn last_three<T, R>(&self, get: impl Fn(&T) -> R, stages: &[T]) -> Result<[R; 3]> {
-        match stages {
-            [.., second, third, last] => Ok([get(second), get(third), get(last)]),
-            _ => Err(Error::size("stages of the backbone", "at least 3", stages.len())),
-        }
+/// Something of the last three stages.
+fn last_three<T, R>(stages: &[T], get: impl Fn(&T) -> R) -> Result<[R; 3]> {
+    match stages {
+        [.., second, third, last] => Ok([get(second), get(third), get(last)]),
+        _ => Err(Error::size("stages of the backbone", "at least 3", stages.len())),
     }
 }

@@ -135,7 +135,7 @@ fn mapped(state: StateDict) -> Result<StateDict> {
 ///
 /// # Errors
 /// If a tensor has an element type that weight files do not have, or the model has parts that `target` cannot name: a
-/// projection in [`Source::V042`].
+/// projection in [`Source::V042`], the head of an FCN in [`Source::MmSegmentation`].
 pub fn export(params: &ParamStore, target: Source) -> Result<StateDict> {
     let mut state = params.state_dict()?;
     let counters: Vec<String> = state
@@ -155,6 +155,9 @@ pub fn export(params: &ParamStore, target: Source) -> Result<StateDict> {
             V042.iter().fold(KeyMap::new(), |map, (theirs, ours)| map.replace(ours, theirs))
         }
         Source::MmSegmentation => {
+            if state.get("head.conv5.4.weight").is_some() {
+                return Err(Error::config("model.method", "the FCN of mmsegmentation is another one"));
+            }
             MM_SEGMENTATION.iter().fold(KeyMap::new(), |map, (theirs, ours)| map.replace(ours, theirs))
         }
         Source::Backbone => KeyMap::new().keep_prefix("pretrained.").strip_prefix("pretrained."),

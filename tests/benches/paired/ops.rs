@@ -134,6 +134,18 @@ pub(super) fn step(case: &Case) -> Result<Step> {
         }
         ("softplus", None) => Box::new(move |x| Ok(ops::softplus(x)?)),
         ("l2_normalize", None) => Box::new(move |x| Ok(ops::l2_normalize(x, 1e-12)?)),
+        ("encoding", None) => {
+            let (codes, channels) = (case.size("codes")?, sizes[2]);
+            let draw = |name: &str, shape: &[usize], low: f64, high: f64| {
+                let numbers = Key::new(0).fold(name).uniform(shape, low, high, DType::F32, &Device::Cpu)?;
+                Ok::<_, anyhow::Error>(Var::from_tensor(&numbers)?)
+            };
+            let bound = 1.0 / ((codes * channels) as f64).sqrt();
+            let codewords = draw("codewords", &[codes, channels], -bound, bound)?;
+            let scale = draw("scale", &[codes], -1.0, 0.0)?;
+            let args = ops::EncodingArgs::default();
+            Box::new(move |x| Ok(ops::encoding(x, &codewords, &scale, &args)?))
+        }
         ("topk", None) => {
             let k = case.size("k")?;
             Box::new(move |x| Ok(ops::topk(&x.as_detached_tensor(), k, true)?.0))

@@ -3,6 +3,7 @@
 
 mod boxes;
 mod core;
+mod encnet;
 mod instdisc;
 mod metrics;
 mod models;
@@ -46,6 +47,7 @@ pub fn ops() -> impl Iterator<Item = &'static Op> {
         pictures::OPS,
         metrics::OPS,
         instdisc::OPS,
+        encnet::OPS,
     ]
     .into_iter()
     .flatten()

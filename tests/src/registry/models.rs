@@ -53,11 +53,17 @@ pub(super) fn pass(case: &Case) -> Result<Pass> {
     Ok(if case.args.bool("train", false)? { Pass::train(Key::new(0)) } else { Pass::eval() })
 }
 
-/// Adds the store's parameters, for their gradients, and its buffers, as results.
-pub(super) fn with_state(mut outputs: Outputs, params: &ParamStore) -> Outputs {
+/// Adds the store's parameters, for their gradients.
+pub(super) fn with_params(mut outputs: Outputs, params: &ParamStore) -> Outputs {
     for (name, var) in params.trainable() {
         outputs.params.insert(name, var.as_tensor().clone());
     }
+    outputs
+}
+
+/// Adds the store's parameters, for their gradients, and its buffers, as results.
+pub(super) fn with_state(outputs: Outputs, params: &ParamStore) -> Outputs {
+    let mut outputs = with_params(outputs, params);
     for (name, var) in params.buffers() {
         outputs = outputs.with(&name, var.as_detached_tensor());
     }

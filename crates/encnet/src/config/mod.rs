@@ -74,7 +74,13 @@ pub struct BackboneConfig {
 
 impl Default for BackboneConfig {
     fn default() -> Self {
-        Self { arch: Arch::default(), stem: StemKind::default(), width: 64, in_channels: 3, multi_grid: false }
+        Self {
+            arch: Arch::default(),
+            stem: StemKind::default(),
+            width: 64,
+            in_channels: 3,
+            multi_grid: false,
+        }
     }
 }
 

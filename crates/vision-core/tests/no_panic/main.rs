@@ -163,6 +163,17 @@ proptest! {
     }
 
     #[test]
+    fn encodings(seed: u64) {
+        let d = &mut Draw::new(seed);
+        let [batch, positions, channels, codes] = [d.size(), d.size(), d.size(), d.size()];
+        let (input, codewords) = (d.tensor(&[batch, positions, channels]), d.tensor(&[codes, channels]));
+        let scale = d.tensor(&[codes]);
+        let args = ops::EncodingArgs { normalize_distance: d.chance(2) };
+        settle(ops::encoding(&input, &codewords, &scale, &args));
+        drop(ops::codeword_usage(&input, &codewords, &scale, &args));
+    }
+
+    #[test]
     fn rows_and_losses(seed: u64) {
         let d = &mut Draw::new(seed);
         let [n, width, outputs] = [d.size(), d.size(), d.size()];

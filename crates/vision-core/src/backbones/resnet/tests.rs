@@ -75,7 +75,8 @@ fn maps_are_as_described() {
 #[test]
 fn deep_stems_have_the_names_and_sizes_of_timm() {
     // Backbones of 23,631,808 and 23,527,264 parameters, without the classifier.
-    for (stem, channels, count) in [(Stem::Deep, [64, 64, 128], 23_631_808), (Stem::DeepNarrow, [32, 32, 64], 23_527_264)]
+    for (stem, channels, count) in
+        [(Stem::Deep, [64, 64, 128], 23_631_808), (Stem::DeepNarrow, [32, 32, 64], 23_527_264)]
     {
         let params = store(DType::F32);
         let net =
@@ -120,9 +121,8 @@ fn dilation_keeps_the_size_of_later_stages() {
 
 #[test]
 fn impossible_strides_and_widths_are_refused() {
-    let message = |config: ResNetConfig| {
-        ResNet::new(&config, store(DType::F32).var_builder()).unwrap_err().to_string()
-    };
+    let message =
+        |config: ResNetConfig| ResNet::new(&config, store(DType::F32).var_builder()).unwrap_err().to_string();
     for output_stride in [0, 2, 12] {
         let config = ResNetConfig { output_stride, ..narrow(Stem::ImageNet, Depth::R18) };
         assert!(message(config).starts_with("ResNet: output_stride"), "{output_stride}");
