@@ -1,6 +1,6 @@
 //! The encoding layer (§3.1): how a map differs from a set of learnt codewords.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use candle_nn::{Init, VarBuilder};
 use vision_core::FeatureMap;
 use vision_core::ops::{CodewordUsage, EncodingArgs, codeword_usage, encoding_nhwc};
@@ -55,6 +55,30 @@ impl Encoding {
         Ok(encoding_nhwc(map, &self.codewords, &self.scale, &self.args)?)
     }
 
+    /// How much each position of a map belongs to each codeword, `(N, H W, K)`: a constant, every row of which adds up
+    /// to 1.
+    ///
+    /// # Errors
+    /// As [`Encoding::forward`].
+    pub fn assignments(&self, map: &FeatureMap) -> Result<Tensor> {
+        let (n, h, w, d) = map.dims()?;
+        let (codes, channels) = self.codewords.dims2()?;
+        if d != channels {
+            return Err(Error::size("encoding: map", format!("{channels} channels"), d));
+        }
+        let x = map.nhwc().reshape((n * h * w, d))?.detach().to_dtype(DType::F64)?;
+        let (codewords, scale) =
+            (self.codewords.detach().to_dtype(DType::F64)?, self.scale.detach().to_dtype(DType::F64)?);
+        let products = (x.matmul(&codewords.t()?)? * -2.0)?;
+        let lengths = |rows: &Tensor| rows.sqr()?.sum_keepdim(1);
+        let distances = products.broadcast_add(&lengths(&x)?)?.broadcast_add(&lengths(&codewords)?.t()?)?;
+        let part = if self.args.normalize_distance { 1.0 / d as f64 } else { 1.0 };
+        let logits = (distances * part)?.broadcast_mul(&scale)?;
+        let powers = logits.broadcast_sub(&logits.max_keepdim(1)?)?.exp()?;
+        let shares = powers.broadcast_div(&powers.sum_keepdim(1)?)?;
+        Ok(shares.reshape((n, h * w, codes))?)
+    }
+
     /// How much each codeword is used on a map.
     ///
     /// # Errors
@@ -89,7 +113,7 @@ pub(crate) fn codewords(channels: usize, codes: usize, vb: &VarBuilder<'_>) -> R
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device};
+    use candle_core::Device;
     use vision_core::params::ParamStore;
     use vision_core::rng::Key;
 
@@ -106,5 +130,19 @@ mod tests {
         assert!(codewords.iter().any(|c| *c < -0.9 * bound) && codewords.iter().any(|c| *c > 0.9 * bound));
         assert!(values(layer.scale()).iter().all(|s| (-1.0..=0.0).contains(s)));
         assert!(Encoding::new(32, 0, EncodingArgs::default(), params.var_builder().pp("a")).is_err());
+    }
+
+    #[test]
+    fn assignments_add_up_to_usage() {
+        let params = ParamStore::new(Key::new(1), DType::F32, &Device::Cpu);
+        let layer = Encoding::new(8, 4, EncodingArgs::default(), params.var_builder()).unwrap();
+        let map = Key::new(2).normal((2, 5, 3, 8), 0.0, 1.0, DType::F32, &Device::Cpu).unwrap();
+        let map = FeatureMap::from_nhwc(map).unwrap();
+        let shares = layer.assignments(&map).unwrap();
+        assert_eq!(shares.dims(), [2, 15, 4]);
+        let mean: Vec<f64> = shares.reshape((30, 4)).unwrap().mean(0).unwrap().to_vec1().unwrap();
+        for (got, want) in mean.iter().zip(&layer.usage(&map).unwrap().mean) {
+            assert!((got - want).abs() < 1e-5, "{got} {want}");
+        }
     }
 }

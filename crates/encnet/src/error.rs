@@ -1,5 +1,8 @@
 //! The one error type of this crate.
 
+#[cfg(feature = "images")]
+use std::path::PathBuf;
+
 /// A result with this crate's [`enum@Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -49,6 +52,31 @@ pub enum Error {
         /// What is there.
         value: f64,
     },
+    /// A weight file does not hold what it should.
+    #[cfg(feature = "images")]
+    #[error("{path}: {problem}", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Somebody asked to stop.
+    #[cfg(feature = "train")]
+    #[error("interrupted")]
+    Interrupted,
+    /// A picture could not be read or drawn.
+    #[cfg(feature = "images")]
+    #[error(transparent)]
+    Image(#[from] vision_image::Error),
+    /// A data set could not be read.
+    #[cfg(feature = "train")]
+    #[error(transparent)]
+    Data(#[from] vision_datasets::Error),
+    /// A metric was given impossible numbers.
+    #[cfg(feature = "train")]
+    #[error(transparent)]
+    Eval(#[from] vision_eval::Error),
     /// An operation of the core failed.
     #[error(transparent)]
     Core(#[from] vision_core::Error),
@@ -71,5 +99,10 @@ impl Error {
         got: impl std::fmt::Display,
     ) -> Self {
         Self::Size { what: what.into(), expected: expected.to_string(), got: got.to_string() }
+    }
+
+    #[cfg(feature = "images")]
+    pub(crate) fn file(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
+        Self::File { path: path.into(), problem: problem.into() }
     }
 }

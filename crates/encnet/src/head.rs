@@ -172,27 +172,32 @@ impl EncHead {
     /// # Errors
     /// If a map has another number of channels, or lateral maps have another size.
     pub fn forward(&self, stages: [&FeatureMap; 3], pass: &Pass) -> Result<HeadOutput> {
-        let [second, third, last] = stages;
-        let mut map = self.conv5.forward_relu(last, pass)?;
-        if let Some(fusion) = &self.fusion {
-            let mut parts = vec![map];
-            for (stage, (layer, lateral)) in self.connect.iter().zip([second, third]).enumerate() {
-                let (got, want) = (lateral.dims()?, last.dims()?);
-                if (got.0, got.1, got.2) != (want.0, want.1, want.2) {
-                    return Err(Error::size(
-                        format!("map of stage {}, for a lateral connection", stage + 2),
-                        format!("({}, {}, {}, ..), as the last stage", want.0, want.1, want.2),
-                        format!("{got:?}"),
-                    ));
-                }
-                parts.push(layer.forward_relu(lateral, pass)?);
-            }
-            let parts: Vec<&Tensor> = parts.iter().map(FeatureMap::nhwc).collect();
-            map = fusion.forward_relu(&FeatureMap::from_nhwc(Tensor::cat(&parts, 3)?)?, pass)?;
-        }
-        let context = self.context.forward(&map, pass)?;
+        let context = self.context.forward(&self.fused(stages, pass)?, pass)?;
         let logits = self.classifier.forward(&self.dropout.forward(&context.map, pass)?, pass)?;
         Ok(HeadOutput { logits, context })
+    }
+
+    /// The map whose context is encoded.
+    ///
+    /// # Errors
+    /// As [`EncHead::forward`].
+    pub fn fused(&self, [second, third, last]: [&FeatureMap; 3], pass: &Pass) -> Result<FeatureMap> {
+        let map = self.conv5.forward_relu(last, pass)?;
+        let Some(fusion) = &self.fusion else { return Ok(map) };
+        let mut parts = vec![map];
+        for (stage, (layer, lateral)) in self.connect.iter().zip([second, third]).enumerate() {
+            let (got, want) = (lateral.dims()?, last.dims()?);
+            if (got.0, got.1, got.2) != (want.0, want.1, want.2) {
+                return Err(Error::size(
+                    format!("map of stage {}, for a lateral connection", stage + 2),
+                    format!("({}, {}, {}, ..), as the last stage", want.0, want.1, want.2),
+                    format!("{got:?}"),
+                ));
+            }
+            parts.push(layer.forward_relu(lateral, pass)?);
+        }
+        let parts: Vec<&Tensor> = parts.iter().map(FeatureMap::nhwc).collect();
+        Ok(fusion.forward_relu(&FeatureMap::from_nhwc(Tensor::cat(&parts, 3)?)?, pass)?)
     }
 
     /// The context encoding module.

@@ -4,20 +4,35 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")
 )]
 
-// This crate is the model. What belongs to pictures, data, training and the command line is in other tiers, which it does
-// not have: `predict.rs`, `data.rs`, `recipe.rs`, `evaluate.rs`, `cli.rs`, `encnet.rs`, `paper.toml`, `sample.toml`.
+// There is no `tests/learning.rs`: the sample configurations and their `[expect]` are that test, and
+// `cargo xtask demo encnet` runs them.
 
 pub mod body;
 pub mod cifar;
+#[cfg(feature = "images")]
+pub mod classes;
+#[cfg(feature = "cli")]
+pub mod cli;
+#[cfg(feature = "images")]
+pub mod codewords;
 pub mod config;
 pub mod context;
+#[cfg(feature = "train")]
+pub mod data;
 pub mod deep_ten;
 pub mod encoding;
 mod error;
+#[cfg(feature = "train")]
+pub mod evaluate;
 pub mod head;
 pub mod loss;
 pub mod model;
+#[cfg(feature = "images")]
+pub mod predict;
+#[cfg(feature = "train")]
+pub mod recipe;
 pub mod se;
+pub mod sliding;
 pub mod weights;
 
 pub use config::{LossConfig, ModelConfig, Preset};
@@ -27,3 +42,7 @@ pub use error::{Error, Result};
 pub use head::EncHead;
 pub use loss::Criterion;
 pub use model::{EncNet, Output};
+#[cfg(feature = "images")]
+pub use predict::{Predictor, View};
+#[cfg(feature = "train")]
+pub use recipe::EncNetRecipe;

@@ -10,6 +10,7 @@ use vision_core::{FeatureMap, Pass};
 use crate::body::SmallBody;
 use crate::config::{Arch, Auxiliary, BackboneConfig, Method, ModelConfig, StemKind};
 use crate::context::{ContextOutput, ContextSupervision};
+use crate::encoding::Encoding;
 use crate::error::{Error, Result};
 use crate::head::{EncHead, FcnHead, enlarge};
 
@@ -42,6 +43,7 @@ pub struct EncNet {
     head: Head,
     auxiliary: Option<Supervision>,
     in_channels: usize,
+    classes: usize,
     align_corners: bool,
 }
 
@@ -118,7 +120,7 @@ impl EncNet {
             }
         };
         let (in_channels, align_corners) = (config.backbone.in_channels, head.align_corners);
-        Ok(Self { body, head: built, auxiliary, in_channels, align_corners })
+        Ok(Self { body, head: built, auxiliary, in_channels, classes, align_corners })
     }
 
     /// Everything the model gives for `pictures` `(N, C, H, W)`, normalised as the data asks for.
@@ -166,6 +168,26 @@ impl EncNet {
     /// The network in front.
     pub fn backbone(&self) -> &dyn Backbone {
         self.body.backbone()
+    }
+
+    /// Number of classes.
+    pub fn classes(&self) -> usize {
+        self.classes
+    }
+
+    /// The encoding layer and the map that it encodes for `pictures`; `None` for a model without codewords.
+    ///
+    /// # Errors
+    /// As [`EncNet::forward`].
+    pub fn encoded(&self, pictures: &Tensor, pass: &Pass) -> Result<Option<(&Encoding, FeatureMap)>> {
+        self.size(pictures)?;
+        let Head::Enc(head) = &self.head else { return Ok(None) };
+        let encoder = head.context().encoder();
+        let Some(encoding) = encoder.encoding() else { return Ok(None) };
+        let stages = self.backbone().features(&FeatureMap::from_nchw(pictures)?, pass)?;
+        let [second, third, last] = self.body.last_three(Clone::clone, &stages)?;
+        let map = encoder.project(&head.fused([&second, &third, &last], pass)?, pass)?;
+        Ok(Some((encoding, self.settled(&map, pass)?)))
     }
 
     /// The head with the context encoding module; an FCN has none.
