@@ -97,8 +97,9 @@ fn predict(cli: &CliContext, args: &PredictArgs) -> Result<()> {
     let out = folder(cli)?;
     let mut lines = String::new();
     let mut broken = 0;
+    // Names of files that are written.
     let mut names = Names::default();
-    let progress = terminal_progress(cli.common.quiet);
+    let mut progress = terminal_progress(cli.common.quiet);
     for (done, path) in paths.iter().enumerate() {
         if cli.ctx.interrupted() {
             return Err(Error::Usage(format!("stopped after {done} of {} pictures", paths.len())));

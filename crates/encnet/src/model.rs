@@ -185,9 +185,9 @@ impl EncNet {
         let encoder = head.context().encoder();
         let Some(encoding) = encoder.encoding() else { return Ok(None) };
         let stages = self.backbone().features(&FeatureMap::from_nchw(pictures)?, pass)?;
-        let [second, third, last] = self.body.last_three(Clone::clone, &stages)?;
+        let [second, third, last] = last_three(&stages, Clone::clone)?;
         let map = encoder.project(&head.fused([&second, &third, &last], pass)?, pass)?;
-        Ok(Some((encoding, self.settled(&map, pass)?)))
+        Ok(Some((encoding, FeatureMap::from_nhwc(pass.settle(map.nhwc().clone()))?)))
     }
 
     /// The head with the context encoding module; an FCN has none.

@@ -12,7 +12,7 @@ use vision_weights::{Array, LoadReport, StateDict};
 
 use crate::config::train::Config;
 use crate::data::{self, Batch};
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::evaluate;
 use crate::loss::Criterion;
 use crate::model::EncNet;

@@ -2,6 +2,8 @@
 
 mod report;
 
+pub use report::with_background;
+
 use candle_core::{Device, Tensor};
 use vision_core::{FeatureMap, Pass};
 use vision_datasets::transforms::ToPixels;
@@ -95,7 +97,7 @@ fn whole(
     metric: &mut Segmentation,
     worst: &mut Worst,
 ) -> Result<()> {
-    for batch in data::whole_loader(cfg, set.clone(), ctx.workers)?.epoch(0, 0, 1, 0) {
+    for batch in data::whole_loader(cfg, set.clone(), ctx.workers)?.epoch(0, 0) {
         let batch = batch?;
         stop_if_asked(ctx)?;
         let pictures = batch.pictures(recipe.device())?;

@@ -2,7 +2,7 @@
 
 use vision_datasets::{IGNORE_LABEL, SampleRng};
 use vision_eval::segmentation::{AbsentClass, Segmentation};
-use vision_eval::{Unit, Value};
+use vision_eval::Value;
 use vision_image::LabelMap;
 use vision_image::draw::{LabelStyle, Tile, heat_map, overlay, sheet};
 use vision_train::{Picture, Report, Table};

@@ -123,12 +123,13 @@ impl Tap {
 
 /// The taps of all output pixels along an axis, corners aligned.
 fn taps(input: usize, output: usize) -> Vec<Tap> {
-    let scale = if output > 1 { (input - 1) as f32 / (output - 1) as f32 } else { 0.0 };
+    // In f64: beside a pixel that is much larger, it matters whether a weight is nothing or almost nothing.
+    let scale = if output > 1 { (input - 1) as f64 / (output - 1) as f64 } else { 0.0 };
     (0..output)
         .map(|index| {
-            let at = scale * index as f32;
+            let at = scale * index as f64;
             let low = (at as usize).min(input - 1);
-            Tap { low, high: (low + 1).min(input - 1), share: (at - low as f32).clamp(0.0, 1.0) }
+            Tap { low, high: (low + 1).min(input - 1), share: (at - low as f64).clamp(0.0, 1.0) as f32 }
         })
         .collect()
 }
