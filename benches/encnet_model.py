@@ -78,29 +78,83 @@ class DilatedResNet50s(nn.Module):
         return maps
 
 
-class EncNet(nn.Module):
-    def __init__(self, classes, lateral):
+class BasicBlock(nn.Module):
+    def __init__(self, inputs, outputs, stride, first_dilation, dilation):
         super().__init__()
-        self.backbone = DilatedResNet50s()
-        self.conv5 = conv_norm(2048, 512, 3)
-        self.lateral = None
+        conv = lambda i, s, d: nn.Conv2d(i, outputs, 3, s, d, d, bias=False)
+        self.conv1, self.bn1 = conv(inputs, stride, first_dilation), nn.BatchNorm2d(outputs)
+        self.conv2, self.bn2 = conv(outputs, 1, dilation), nn.BatchNorm2d(outputs)
+        self.shortcut = None
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)), inplace=True)))
+        return F.relu(y + (x if self.shortcut is None else self.shortcut(x)), inplace=True)
+
+
+class DilatedResNet18s(nn.Module):
+    """Basic blocks 2-2-2-2 with a deep stem of `width`, `width` and twice that many channels."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
+            conv_norm(width, width, 3), conv_norm(width, 2 * width, 3), nn.MaxPool2d(3, 2, 1))
+        self.stages, inputs = nn.ModuleList(), 2 * width
+        for planes, stride, before, dilation in [(1, 1, 1, 1), (2, 2, 1, 1), (4, 1, 1, 2), (8, 1, 2, 4)]:
+            first = BasicBlock(inputs, planes * width, stride, before, dilation)
+            second = BasicBlock(planes * width, planes * width, 1, dilation, dilation)
+            self.stages.append(nn.Sequential(first, second))
+            inputs = planes * width
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x):
+        x, maps = self.stem(x), []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+
+class EncNet(nn.Module):
+    """EncNet, or with `context=False` the FCN that it is compared with."""
+
+    def __init__(self, backbone, stages, classes, channels=512, lateral=True, context=True):
+        super().__init__()
+        second, third, last = stages
+        self.backbone, self.lateral = backbone, None
+        self.auxiliary = fcn_head(third, classes)
+        if not context:
+            self.head, self.context = fcn_head(last, classes), None
+            return
+        self.conv5 = conv_norm(last, channels, 3)
         if lateral:
-            self.lateral = nn.ModuleList([conv_norm(512, 512, 1), conv_norm(1024, 512, 1)])
-            self.fusion = conv_norm(1536, 512, 3)
-        self.context = Context(512, classes)
-        self.conv6 = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(512, classes, 1))
-        self.auxiliary = fcn_head(1024, classes, 256)
+            self.lateral = nn.ModuleList([conv_norm(second, channels, 1), conv_norm(third, channels, 1)])
+            self.fusion = conv_norm(3 * channels, channels, 3)
+        self.context = Context(channels, classes)
+        self.conv6 = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(channels, classes, 1))
 
     def forward(self, x):
         _, c2, c3, c4 = self.backbone(x)
-        y = self.conv5(c4)
-        if self.lateral is not None:
-            y = self.fusion(torch.cat([y, self.lateral[0](c2), self.lateral[1](c3)], 1))
-        y, se = self.context(y)
         full = lambda z: F.interpolate(z, x.shape[2:], mode="bilinear", align_corners=True)
-        if not self.training:
-            return full(self.conv6(y))
-        return full(self.conv6(y)), se, full(self.auxiliary(c3))
+        se = None
+        if self.context is None:
+            main = self.head(c4)
+        else:
+            y = self.conv5(c4)
+            if self.lateral is not None:
+                y = self.fusion(torch.cat([y, self.lateral[0](c2), self.lateral[1](c3)], 1))
+            y, se = self.context(y)
+            main = self.conv6(y)
+        return (full(main), se, full(self.auxiliary(c3))) if self.training else full(main)
+
+
+def resnet50s(classes, lateral):
+    """The network of the paper with a ResNet-50."""
+    return EncNet(DilatedResNet50s(), (512, 1024, 2048), classes, lateral=lateral)
 
 
 def targets(labels, classes):
@@ -111,7 +165,10 @@ def targets(labels, classes):
 def loss(outputs, labels, classes, weight=0.2):
     main, se, auxiliary = outputs
     ce = lambda logits: F.cross_entropy(logits, labels, ignore_index=-1)
-    return ce(main) + weight * ce(auxiliary) + weight * F.binary_cross_entropy_with_logits(se, targets(labels, classes))
+    total = ce(main) + weight * ce(auxiliary)
+    if se is None:
+        return total
+    return total + weight * F.binary_cross_entropy_with_logits(se, targets(labels, classes))
 
 
 @torch.no_grad()
