@@ -1,5 +1,7 @@
 //! Training as [`vision_train`] runs it.
 
+use std::collections::BTreeMap;
+
 use candle_core::Device;
 use vision_core::nn::BatchNormConfig;
 use vision_core::params::ParamStore;
@@ -10,6 +12,7 @@ use vision_train::{
 };
 use vision_weights::{Array, LoadReport, StateDict};
 
+use crate::classes::Classes;
 use crate::config::train::Config;
 use crate::data::{self, Batch};
 use crate::error::Error;
@@ -27,6 +30,8 @@ pub struct EncNetRecipe {
     device: Device,
     /// The backbone's weights are put here when a run begins.
     params: ParamStore,
+    /// Names and colours, in a run that trains.
+    classes: Option<Classes>,
     /// Batches in which no pixel had a class.
     empty_batches: u64,
 }
@@ -80,6 +85,7 @@ impl Recipe for EncNetRecipe {
             config: cfg.clone(),
             device: ctx.device.clone(),
             params: params.clone(),
+            classes: None,
             empty_batches: 0,
         })
     }
@@ -94,7 +100,13 @@ impl Recipe for EncNetRecipe {
         Ok(Loaders { train: data::train_loader(cfg, set, ctx.skip_broken)?, fingerprint })
     }
 
-    fn begin(&mut self, cfg: &Config, _data: &DataRoot, _ctx: &Context) -> vision_train::Result<()> {
+    fn begin(&mut self, cfg: &Config, data: &DataRoot, _ctx: &Context) -> vision_train::Result<()> {
+        let set = data::open(&cfg.data, cfg.model.classes, data, Split::Train)?;
+        self.classes = Some(Classes {
+            names: set.class_names().to_vec(),
+            palette: set.palette().to_vec(),
+            submission_offset: set.submission_offset(),
+        });
         if let Some(path) = &cfg.init.backbone {
             let state = vision_weights::open(path)?.state_dict()?;
             let report = weights::load_backbone(&self.params, state).map_err(TrainError::from)?;
@@ -160,6 +172,13 @@ impl Recipe for EncNetRecipe {
         let counted = state.require(EMPTY_BATCHES)?.to_u64()?;
         self.empty_batches = counted.first().copied().unwrap_or(0);
         Ok(())
+    }
+
+    fn metadata(&self) -> vision_train::Result<BTreeMap<String, String>> {
+        match &self.classes {
+            Some(classes) => Ok(classes.to_metadata()?),
+            None => Ok(BTreeMap::new()),
+        }
     }
 
     fn evaluate(

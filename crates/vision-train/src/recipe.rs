@@ -1,5 +1,7 @@
 //! What a paper has to provide to be trained, evaluated and reported.
 
+use std::collections::BTreeMap;
+
 use candle_core::{Tensor, Var};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -134,6 +136,15 @@ pub trait Recipe: Sized {
     fn restore(&mut self, state: &StateDict) -> Result<()> {
         let _ = state;
         Ok(())
+    }
+
+    /// Facts that travel in every weight file beside the configuration, such as the names of classes: what a program
+    /// needs that has nothing but the file.
+    ///
+    /// # Errors
+    /// If a fact cannot be written as text.
+    fn metadata(&self) -> Result<BTreeMap<String, String>> {
+        Ok(BTreeMap::new())
     }
 
     /// Measures the model on `split`.

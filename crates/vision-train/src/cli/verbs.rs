@@ -1,5 +1,6 @@
 //! What the common verbs do.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -95,8 +96,10 @@ pub(super) fn export<R: PaperCli>(cli: &CliContext) -> Result<()> {
     let resolved: Resolved<R::Config> = cli.config()?;
     cli.start_logging(None)?;
     let (_, params) = build::<R>(cli, &resolved)?;
-    let step = load_weights::<R>(cli, &params)?;
+    let known = load_weights::<R>(cli, &params)?;
+    let step = known.get("step").and_then(|step| step.parse().ok()).unwrap_or(0);
     let mut model = params.state_dict()?;
+    model.metadata.extend(known);
     model.metadata.extend(model_metadata(R::NAME, &resolved.toml, step));
     model
         .metadata
@@ -160,12 +163,12 @@ fn build<R: PaperCli>(cli: &CliContext, resolved: &Resolved<R::Config>) -> Resul
     Ok((recipe, params))
 }
 
-/// Loads `--weights`; returns the step they were taken at, 0 if the file does not say.
-fn load_weights<R: PaperCli>(cli: &CliContext, params: &ParamStore) -> Result<u64> {
+/// Loads `--weights`; returns what else the file says.
+fn load_weights<R: PaperCli>(cli: &CliContext, params: &ParamStore) -> Result<BTreeMap<String, String>> {
     let weights = vision_weights::open(cli.weight_file()?)?.state_dict()?;
-    let step = weights.metadata.get("step").and_then(|step| step.parse().ok()).unwrap_or(0);
+    let known = weights.metadata.clone();
     R::load_weights(params, weights)?;
-    Ok(step)
+    Ok(known)
 }
 
 /// The checkpoint behind `--weights`, if it is one and not a bare weight file.

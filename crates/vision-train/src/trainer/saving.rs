@@ -25,6 +25,7 @@ impl<R: Recipe> Session<'_, R> {
     pub(super) fn checkpoint(&self) -> Result<Checkpoint> {
         let mut model = self.params.state_dict()?;
         let Position { step, epoch, batch, samples, skipped_in_a_row } = self.position;
+        model.metadata.extend(self.recipe.metadata()?);
         model.metadata.extend(model_metadata(R::NAME, &self.resolved.toml, step));
         let mut optim = StateDict::new();
         for (phase, optimiser) in self.optimisers.iter().enumerate() {
