@@ -178,8 +178,7 @@ pub(crate) fn run(workspace: &Workspace, args: &BenchArgs) -> Result<bool> {
         }
     }
     if let Some(path) = path {
-        let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
-        let results = Results { command: format!("cargo xtask {command}"), machine, rows };
+        let results = Results { command: command_line(), machine, rows };
         std::fs::write(&path, serde_json::to_string_pretty(&results)? + "\n")
             .with_context(|| path.display().to_string())?;
         let table = path.with_extension("md");
@@ -239,6 +238,20 @@ fn cases(workspace: &Workspace, filter: Option<&str>) -> Result<Vec<Case>> {
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let cases: Vec<Case> = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
     Ok(cases.into_iter().filter(|case| filter.is_none_or(|filter| case.name.contains(filter))).collect())
+}
+
+/// The command as somebody else would repeat it: where Python lies is a matter of the machine.
+fn command_line() -> String {
+    let mut words = vec!["cargo".to_owned(), "xtask".to_owned()];
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        if argument == "--python" {
+            arguments.next();
+        } else if !argument.starts_with("--python=") {
+            words.push(argument);
+        }
+    }
+    words.join(" ")
 }
 
 fn turn(mut command: Command, case: &str, threads: usize, seconds: f64) -> Result<Turn> {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor, Var};
 use vision_train::ParamGroup;
-use vision_train::optim::{Adam, AdamConfig, AdamW, AdamWConfig, Optimiser, OptimiserConfig};
+use vision_train::optim::{Adam, AdamConfig, Optimiser, OptimiserConfig};
 use vision_weights::Array;
 
 fn var(values: &[f64]) -> Var {
@@ -54,7 +54,7 @@ fn configs() -> [OptimiserConfig; 3] {
     [
         AdamConfig { weight_decay: 0.1, lr: 0.05, ..AdamConfig::default() }.into(),
         AdamConfig { amsgrad: true, betas: [0.5, 0.6], ..AdamConfig::default() }.into(),
-        AdamWConfig::default().into(),
+        AdamConfig::adamw().into(),
     ]
 }
 
@@ -94,7 +94,7 @@ fn the_first_step_has_the_length_of_the_rate() {
 
 #[test]
 fn parameters_without_a_gradient_stay() {
-    let mut problem = Problem::new(AdamWConfig::default().into());
+    let mut problem = Problem::new(AdamConfig::adamw().into());
     let before = problem.values();
     problem.optimiser.step(&BTreeMap::new(), 1.0).unwrap();
     assert_eq!(problem.values(), before);
@@ -103,13 +103,14 @@ fn parameters_without_a_gradient_stay() {
 
 #[test]
 fn wrong_constants_gradients_and_states_are_errors() {
-    let config = AdamConfig { lr: 0.0, betas: [0.9, 1.0], eps: -1.0, weight_decay: f64::NAN, amsgrad: false };
+    let config =
+        AdamConfig { lr: 0.0, betas: [0.9, 1.0], eps: -1.0, weight_decay: f64::NAN, ..AdamConfig::default() };
     let message = Adam::new(config, vec![]).unwrap_err().to_string();
     for key in ["adam.lr", "adam.betas", "adam.eps", "adam.weight_decay"] {
         assert!(message.contains(key), "{message}");
     }
-    let config = AdamWConfig { lr: f64::INFINITY, ..AdamWConfig::default() };
-    assert!(AdamW::new(config, vec![]).unwrap_err().to_string().contains("adamw.lr"));
+    let config = AdamConfig { lr: f64::INFINITY, ..AdamConfig::adamw() };
+    assert!(Adam::new(config, vec![]).unwrap_err().to_string().contains("adam.lr"));
 
     let mut problem = Problem::new(AdamConfig::default().into());
     let grads = BTreeMap::from([("a.bias".to_owned(), Tensor::new(&[1.0, 2.0], &Device::Cpu).unwrap())]);
@@ -138,8 +139,9 @@ fn wrong_constants_gradients_and_states_are_errors() {
 #[test]
 fn a_configuration_chooses_by_kind() {
     let parse = |text: &str| toml::from_str::<OptimiserConfig>(text);
-    let config = parse("kind = \"adamw\"\nlr = 0.5\n").unwrap();
-    assert_eq!(config, AdamWConfig { lr: 0.5, ..AdamWConfig::default() }.into());
+    let config =
+        parse("kind = \"adam\"\nlr = 0.5\nweight_decay = 0.01\ndecoupled_weight_decay = true\n").unwrap();
+    assert_eq!(config, AdamConfig { lr: 0.5, ..AdamConfig::adamw() }.into());
     assert_eq!((config.lr(), config.weight_decay()), (0.5, 0.01));
     assert_eq!(parse("kind = \"adam\"\n").unwrap().weight_decay(), 0.0);
     assert_eq!(parse("kind = \"sgd\"\nmomentum = 0.9\n").unwrap().lr(), 0.1);

@@ -14,7 +14,7 @@ use candle_core::Device;
 use toy::{Toy, ToyConfig, no_data, resolved};
 use vision_train::checkpoint::{Checkpoint, Store, find};
 use vision_train::config::Resolved;
-use vision_train::optim::{AdamConfig, AdamWConfig};
+use vision_train::optim::AdamConfig;
 use vision_train::sinks::{Progress, StepInfo};
 use vision_train::{Context, Error, NonFinite, Outcome, Result, RunFolder, Trainer};
 
@@ -90,7 +90,7 @@ fn stopping_and_resuming_equals_never_having_stopped() {
         (3, 1, vec![1, 2, 8], None),
         (1, 2, vec![7], None),
         (1, 0, vec![5, 10], Some(adam.into())),
-        (2, 1, vec![3], Some(AdamWConfig::default().into())),
+        (2, 1, vec![3], Some(AdamConfig::adamw().into())),
     ] {
         let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let config = |max_steps: Option<u64>, workers: usize| {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 use candle_core::{Device, Tensor, Var};
-use vision_train::optim::{AdamConfig, AdamWConfig, Optimiser, OptimiserConfig, SgdConfig};
+use vision_train::optim::{AdamConfig, Optimiser, OptimiserConfig, SgdConfig};
 use vision_train::{ParamGroup, Schedule};
 
 use super::{Op, op};
@@ -29,25 +29,21 @@ fn sgd(case: &Case) -> Result<Outputs> {
 }
 
 fn adam(case: &Case) -> Result<Outputs> {
-    let default = AdamConfig::default();
+    adam_like(case, AdamConfig::default())
+}
+
+fn adamw(case: &Case) -> Result<Outputs> {
+    adam_like(case, AdamConfig::adamw())
+}
+
+fn adam_like(case: &Case, default: AdamConfig) -> Result<Outputs> {
     let config = AdamConfig {
         lr: case.args.f64("lr", default.lr)?,
         betas: betas(case, default.betas)?,
         eps: case.args.f64("eps", default.eps)?,
         weight_decay: case.args.f64("weight_decay", default.weight_decay)?,
         amsgrad: case.args.bool("amsgrad", default.amsgrad)?,
-    };
-    steps(case, config.into())
-}
-
-fn adamw(case: &Case) -> Result<Outputs> {
-    let default = AdamWConfig::default();
-    let config = AdamWConfig {
-        lr: case.args.f64("lr", default.lr)?,
-        betas: betas(case, default.betas)?,
-        eps: case.args.f64("eps", default.eps)?,
-        weight_decay: case.args.f64("weight_decay", default.weight_decay)?,
-        amsgrad: case.args.bool("amsgrad", default.amsgrad)?,
+        ..default
     };
     steps(case, config.into())
 }

@@ -5,13 +5,10 @@ template <typename T>
 __device__ void adaptive_avg_pool2d(const T* x, T* out, Index count, Index height, Index width, Index channels,
                                     Index out_height, Index out_width) {
     FOR_EACH(i, count) {
-        Index c = i % channels, rest = i / channels;
-        Index ox = rest % out_width;
-        rest /= out_width;
-        Index oy = rest % out_height;
-        const T* image = x + rest / out_height * height * width * channels + c;
-        Index y0 = bin_start(oy, height, out_height), y1 = bin_end(oy, height, out_height);
-        Index x0 = bin_start(ox, width, out_width), x1 = bin_end(ox, width, out_width);
+        Place bin = place_of(i, out_height, out_width, channels);
+        const T* image = x + bin.image * height * width * channels + bin.channel;
+        Index y0 = bin_start(bin.y, height, out_height), y1 = bin_end(bin.y, height, out_height);
+        Index x0 = bin_start(bin.x, width, out_width), x1 = bin_end(bin.x, width, out_width);
         double sum = 0;
         for (Index y = y0; y < y1; ++y)
             for (Index column = x0; column < x1; ++column) sum += image[(y * width + column) * channels];
@@ -23,11 +20,8 @@ template <typename T>
 __device__ void adaptive_avg_pool2d_gradient(const T* grad, T* dx, Index count, Index height, Index width,
                                              Index channels, Index out_height, Index out_width) {
     FOR_EACH(i, count) {
-        Index c = i % channels, rest = i / channels;
-        Index column = rest % width;
-        rest /= width;
-        Index y = rest % height;
-        const T* from = grad + rest / height * out_height * out_width * channels + c;
+        auto [c, column, y, image] = place_of(i, height, width, channels);
+        const T* from = grad + image * out_height * out_width * channels + c;
         T sum = 0;
         for (Index oy = y * out_height / height; oy < out_height && bin_start(oy, height, out_height) <= y; ++oy) {
             Index rows = bin_end(oy, height, out_height) - bin_start(oy, height, out_height);

@@ -6,13 +6,10 @@ template <typename T>
 __device__ void adaptive_max_pool2d(const T* x, T* out, Index* argmax, Index count, Index height, Index width,
                                     Index channels, Index out_height, Index out_width) {
     FOR_EACH(i, count) {
-        Index c = i % channels, rest = i / channels;
-        Index ox = rest % out_width;
-        rest /= out_width;
-        Index oy = rest % out_height;
-        const T* image = x + rest / out_height * height * width * channels + c;
-        Index y0 = bin_start(oy, height, out_height), y1 = bin_end(oy, height, out_height);
-        Index x0 = bin_start(ox, width, out_width), x1 = bin_end(ox, width, out_width);
+        Place bin = place_of(i, out_height, out_width, channels);
+        const T* image = x + bin.image * height * width * channels + bin.channel;
+        Index y0 = bin_start(bin.y, height, out_height), y1 = bin_end(bin.y, height, out_height);
+        Index x0 = bin_start(bin.x, width, out_width), x1 = bin_end(bin.x, width, out_width);
         Index at = y0 * width + x0;
         T best = image[at * channels];
         for (Index y = y0; y < y1; ++y) {
@@ -34,11 +31,8 @@ template <typename T>
 __device__ void adaptive_max_pool2d_gradient(const T* grad, const Index* argmax, T* dx, Index count, Index height,
                                              Index width, Index channels, Index out_height, Index out_width) {
     FOR_EACH(i, count) {
-        Index c = i % channels, rest = i / channels;
-        Index column = rest % width;
-        rest /= width;
-        Index y = rest % height, pixel = y * width + column;
-        Index first = rest / height * out_height * out_width;
+        auto [c, column, y, image] = place_of(i, height, width, channels);
+        Index pixel = y * width + column, first = image * out_height * out_width;
         T sum = 0;
         for (Index oy = y * out_height / height; oy < out_height && bin_start(oy, height, out_height) <= y; ++oy) {
             for (Index ox = column * out_width / width; ox < out_width && bin_start(ox, width, out_width) <= column; ++ox) {

@@ -15,6 +15,7 @@ use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::adaptive_bins::{Bins, from_nchw};
+use super::argmax::{OUTSIDE, add_to_argmax};
 use super::support::{Float, cpu_slice, dispatch_float, storage_slice, vectorised};
 use crate::FeatureMap;
 use crate::error::{Error, Result};
@@ -34,8 +35,8 @@ pub fn adaptive_max_pool2d(input: &Tensor, output_size: [usize; 2]) -> Result<Te
 pub fn adaptive_max_pool2d_nhwc(input: &FeatureMap, output_size: [usize; 2]) -> Result<FeatureMap> {
     let bins = Bins::new("adaptive_max_pool2d", input, output_size)?;
     let input = input.nhwc();
-    if bins.input[0].checked_mul(bins.input[1]).is_none_or(|pixels| u32::try_from(pixels).is_err()) {
-        return Err(Error::shape("adaptive_max_pool2d: input", "fewer than 2^32 pixels", input.dims()));
+    if bins.input[0].checked_mul(bins.input[1]).is_none_or(|pixels| pixels >= OUTSIDE as usize) {
+        return Err(Error::shape("adaptive_max_pool2d: input", "fewer than 2^32 - 1 pixels", input.dims()));
     }
     let op = AdaptiveMaxPool {
         bins,
@@ -112,26 +113,6 @@ impl AdaptiveMaxPool {
         }
         (out, argmax)
     }
-
-    fn backward<T: Float>(&self, argmax: &[u32], grad: &[T]) -> Vec<T> {
-        let (bins, c) = (&self.bins, self.bins.channels);
-        let mut out = vec![T::ZERO; bins.batch * bins.image_len()];
-        let part = bins.output[0] * bins.output[1] * c;
-        if out.is_empty() || part == 0 {
-            return out;
-        }
-        // Bins of one image may overlap, those of two images may not.
-        out.par_chunks_mut(bins.image_len())
-            .zip(grad.par_chunks(part).zip(argmax.par_chunks(part)))
-            .for_each(|(image, (grad, argmax))| {
-                for (grad, argmax) in grad.chunks_exact(c).zip(argmax.chunks_exact(c)) {
-                    for (channel, (&g, &at)) in grad.iter().zip(argmax).enumerate() {
-                        image[at as usize * c + channel] += g;
-                    }
-                }
-            });
-        out
-    }
 }
 
 impl CustomOp1 for AdaptiveMaxPool {
@@ -168,7 +149,9 @@ impl CustomOp1 for AdaptiveMaxPool {
         let grad = grad.contiguous()?;
         let (s, l) = grad.storage_and_layout();
         dispatch_float!("adaptive_max_pool2d: gradient", grad.dtype(), T => {
-            let dx = self.backward(argmax, storage_slice::<T>("adaptive_max_pool2d: gradient", &s, l)?);
+            let bins = &self.bins;
+            let sizes = [bins.batch, bins.input.iter().product(), bins.output.iter().product(), bins.channels];
+            let dx = add_to_argmax(argmax, storage_slice::<T>("adaptive_max_pool2d: gradient", &s, l)?, sizes);
             Ok(Some(Tensor::from_vec(dx, arg.dims(), &Device::Cpu)?))
         })
     }

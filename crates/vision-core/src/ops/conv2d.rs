@@ -14,6 +14,7 @@ mod inference;
 pub(super) mod kernels;
 mod panels;
 mod product;
+mod transpose;
 mod weight_gradient;
 mod windows;
 

@@ -8,6 +8,7 @@
 
 #[cfg(feature = "cuda")]
 mod cuda;
+mod gradient;
 
 use std::sync::OnceLock;
 
@@ -328,104 +329,6 @@ impl CrossEntropy {
         let total = self.weight.as_ref().map_or(classes as f64, |w| w.iter().sum());
         (self.smoothing / classes as f64, total)
     }
-
-    /// Gradient of the logits: with `a = (1 - e) w_y` and `b = e / C`, class `c` gets
-    /// `p_c (a + b sum w) - a [c = y] - b w_c`, times the gradient of the position.
-    fn gradient<T: Score>(
-        &self,
-        x: &[T],
-        g: &[T],
-        saved: &Saved,
-        (classes, inner): (usize, usize),
-    ) -> Vec<T> {
-        let mut dx = vec![T::ZERO; x.len()];
-        if dx.is_empty() {
-            return dx;
-        }
-        let (even, _) = self.even_share(classes);
-        let images = dx.par_chunks_mut(classes * inner).zip(x.par_chunks(classes * inner)).enumerate();
-        images.with_min_len(if inner == 1 { ROWS } else { 1 }).for_each(|(n, (dx, x))| {
-            let first = n * inner;
-            let target = &self.target[first..first + inner];
-            let terms = self.terms(g, saved, first..first + inner, classes);
-            if let &[Term { top, factor, up }] = terms.as_slice() {
-                let (top, factor) = (T::from_f64(top), T::from_f64(factor));
-                vectorised(|| {
-                    for (dx, &x) in dx.iter_mut().zip(x) {
-                        *dx = (x - top).exp_nonpositive() * factor;
-                    }
-                });
-                if self.smoothing > 0. {
-                    for (class, dx) in dx.iter_mut().enumerate() {
-                        *dx -= T::from_f64(up * even * self.weight_of(class as u32));
-                    }
-                }
-            } else {
-                let column = |number: fn(&Term) -> f64| -> Vec<T> {
-                    terms.iter().map(|term| T::from_f64(number(term))).collect()
-                };
-                let (tops, factors) = (column(|term| term.top), column(|term| term.factor));
-                let ups = column(|term| term.up);
-                let rows = dx.par_chunks_mut(inner).zip(x.par_chunks(inner)).enumerate();
-                rows.for_each(|(class, (dx, x))| {
-                    let share = T::from_f64(even * self.weight_of(class as u32));
-                    vectorised(|| {
-                        let positions = x.iter().zip(&tops).zip(factors.iter().zip(&ups));
-                        for (dx, ((&x, &top), (&factor, &up))) in dx.iter_mut().zip(positions) {
-                            *dx = (x - top).exp_nonpositive() * factor - share * up;
-                        }
-                    });
-                });
-            }
-            // What the targets take away, in full precision; and nothing for ignored positions, NaN or not.
-            for (i, (&y, &Term { top, factor, up })) in target.iter().zip(&terms).enumerate() {
-                if y == IGNORED {
-                    (0..classes).for_each(|class| dx[class * inner + i] = T::ZERO);
-                    continue;
-                }
-                let (at, weight) = (y as usize * inner + i, self.weight_of(y));
-                let power = (x[at] - T::from_f64(top)).exp_nonpositive().to_f64();
-                dx[at] = T::from_f64(power * factor - up * ((1. - self.smoothing) * weight + even * weight));
-            }
-        });
-        dx
-    }
-
-    /// What the gradients of some positions are made of.
-    fn terms<T: Float>(
-        &self,
-        g: &[T],
-        saved: &Saved,
-        positions: std::ops::Range<usize>,
-        classes: usize,
-    ) -> Vec<Term> {
-        let (even, total) = self.even_share(classes);
-        let term = |position: usize| {
-            let ((top, sum), y) = (saved.softmax[position], self.target[position]);
-            if y == IGNORED {
-                return Term { top: 0., factor: 0., up: 0. };
-            }
-            let up = match self.reduction {
-                Reduction::None => g[position].to_f64(),
-                Reduction::Sum => g[0].to_f64(),
-                Reduction::Mean => g[0].to_f64() / saved.total_weight,
-            };
-            let direct = (1. - self.smoothing) * self.weight_of(y);
-            Term { top, factor: up * (direct + even * total) / sum, up }
-        };
-        positions.map(term).collect()
-    }
-}
-
-/// A position in the gradient.
-#[derive(Clone, Copy)]
-struct Term {
-    /// Maximum of the logits.
-    top: f64,
-    /// Of the softmax term.
-    factor: f64,
-    /// Gradient of the loss.
-    up: f64,
 }
 
 /// Maximum of a row of logits and sum of `exp(x - maximum)`, in several lanes so that both become vector code.

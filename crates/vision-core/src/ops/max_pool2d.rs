@@ -15,6 +15,7 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::argmax::{OUTSIDE, add_to_argmax};
 use super::support::{
     Float, check_device, check_float, check_result, cpu_slice, dispatch_float, storage_slice, vectorised,
 };
@@ -127,8 +128,6 @@ pub(super) fn pool_windows(op: &str, size: usize, args: &Pool2dArgs, axis: usize
 
 /// Largest size and window handled, so that sums of a few of them cannot overflow.
 const SPAN: usize = 1 << 40;
-/// Index that stands for "no input pixel": a window that only sees padding.
-const OUTSIDE: u32 = u32::MAX;
 
 struct MaxPool {
     args: Pool2dArgs,
@@ -217,28 +216,6 @@ impl MaxPool {
         }
         (out, argmax)
     }
-
-    fn backward<T: Float>(&self, argmax: &[u32], grad: &[T]) -> Vec<T> {
-        let c = self.channels;
-        let mut out = vec![T::ZERO; self.batch * self.input[0] * self.input[1] * c];
-        if out.is_empty() {
-            return out;
-        }
-        // Windows of one image may overlap, those of two images may not.
-        let (image_len, part) = (self.input[0] * self.input[1] * c, self.output[0] * self.output[1] * c);
-        out.par_chunks_mut(image_len).zip(grad.par_chunks(part).zip(argmax.par_chunks(part))).for_each(
-            |(image, (grad, argmax))| {
-                for (grad, argmax) in grad.chunks_exact(c).zip(argmax.chunks_exact(c)) {
-                    for (channel, (&g, &at)) in grad.iter().zip(argmax).enumerate() {
-                        if at != OUTSIDE {
-                            image[at as usize * c + channel] += g;
-                        }
-                    }
-                }
-            },
-        );
-        out
-    }
 }
 
 impl CustomOp1 for MaxPool {
@@ -276,7 +253,8 @@ impl CustomOp1 for MaxPool {
         let grad = grad.contiguous()?;
         let (s, l) = grad.storage_and_layout();
         dispatch_float!("max_pool2d: gradient", grad.dtype(), T => {
-            let dx = self.backward(argmax, storage_slice::<T>("max_pool2d: gradient", &s, l)?);
+            let sizes = [self.batch, self.input.iter().product(), self.output.iter().product(), self.channels];
+            let dx = add_to_argmax(argmax, storage_slice::<T>("max_pool2d: gradient", &s, l)?, sizes);
             Ok(Some(Tensor::from_vec(dx, arg.dims(), &Device::Cpu)?))
         })
     }

@@ -7,6 +7,7 @@ mod adam_step;
 mod adaptive_avg_pool2d;
 mod adaptive_bins;
 mod adaptive_max_pool2d;
+mod argmax;
 mod avg_pool2d;
 mod bank_cross_entropy;
 mod batch_norm;

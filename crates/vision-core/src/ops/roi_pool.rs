@@ -18,13 +18,11 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::argmax::OUTSIDE;
 use super::regions::{Region, check_cells, check_map, regions, rounded, with_nchw};
 use super::support::{Float, cpu_slice, dispatch_float, storage_slice, vectorised};
 use crate::FeatureMap;
 use crate::error::{Error, Result};
-
-/// Pixel number of cells outside the map.
-const OUTSIDE: u32 = u32::MAX;
 
 /// Options of [`roi_pool`].
 #[derive(Clone, Copy, Debug, PartialEq)]

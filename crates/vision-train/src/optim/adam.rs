@@ -14,7 +14,7 @@ use super::groups::{Groups, check_shape, from_array, to_array};
 use crate::error::{Error, Problem, Result};
 use crate::recipe::ParamGroup;
 
-/// Constants of Adam. The defaults are PyTorch's.
+/// Constants of Adam and AdamW. The defaults are those of PyTorch's Adam.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdamConfig {
@@ -24,43 +24,35 @@ pub struct AdamConfig {
     pub betas: [f64; 2],
     /// Added to the root that is divided by; 0 or more.
     pub eps: f64,
-    /// L2 penalty added to the gradient. Groups carry their own; recipes usually hand this one on.
+    /// Adam: L2 penalty added to the gradient. AdamW: share of the parameter that each step takes away, times the
+    /// learning rate. Groups carry their own; recipes usually hand this one on.
     pub weight_decay: f64,
+    /// Whether weight decay bypasses the averages, which makes it AdamW.
+    pub decoupled_weight_decay: bool,
     /// Divide by the largest average of squares so far.
     pub amsgrad: bool,
 }
 
 impl Default for AdamConfig {
     fn default() -> Self {
-        Self { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, amsgrad: false }
-    }
-}
-
-/// Constants of AdamW. The defaults are PyTorch's.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct AdamWConfig {
-    /// Base learning rate, before schedule and group multiplier; above 0.
-    pub lr: f64,
-    /// Shares of the old average of gradients and of squares; 0 to below 1.
-    pub betas: [f64; 2],
-    /// Added to the root that is divided by; 0 or more.
-    pub eps: f64,
-    /// Share of the parameter that each step takes away, times the learning rate. Groups carry their own;
-    /// recipes usually hand this one on.
-    pub weight_decay: f64,
-    /// Divide by the largest average of squares so far.
-    pub amsgrad: bool,
-}
-
-impl Default for AdamWConfig {
-    fn default() -> Self {
-        Self { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01, amsgrad: false }
+        Self {
+            lr: 1e-3,
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            weight_decay: 0.0,
+            decoupled_weight_decay: false,
+            amsgrad: false,
+        }
     }
 }
 
 impl AdamConfig {
-    /// Checks ranges; `prefix` is the key of this table, such as `adam`.
+    /// The defaults of PyTorch's AdamW.
+    pub fn adamw() -> Self {
+        Self { weight_decay: 0.01, decoupled_weight_decay: true, ..Self::default() }
+    }
+
+    /// Checks ranges; `prefix` is the key of this table, such as `optimiser`.
     pub fn problems(&self, prefix: &str) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut check = |ok: bool, key: &str, problem: &str| {
@@ -77,14 +69,6 @@ impl AdamConfig {
     }
 }
 
-impl AdamWConfig {
-    /// Checks ranges; `prefix` is the key of this table, such as `adamw`.
-    pub fn problems(&self, prefix: &str) -> Vec<Problem> {
-        let Self { lr, betas, eps, weight_decay, amsgrad } = *self;
-        AdamConfig { lr, betas, eps, weight_decay, amsgrad }.problems(prefix)
-    }
-}
-
 /// What is kept of a parameter.
 #[derive(Debug)]
 struct Kept {
@@ -94,38 +78,68 @@ struct Kept {
     averages: Tensor,
 }
 
-/// Groups of parameters and their averages.
-#[derive(Debug)]
-struct Moments {
-    groups: Groups,
-    amsgrad: bool,
-    kept: BTreeMap<String, Kept>,
-}
-
 /// Names of the averages in a state, in the order of `adam_step`; the last one is there with AMSGrad only.
 const AVERAGES: [&str; 3] = ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"];
 const STEP: &str = "step";
 
-impl Moments {
-    fn names(&self) -> &'static [&'static str] {
-        if self.amsgrad { &AVERAGES } else { &AVERAGES[..2] }
+/// Adam, or AdamW if its weight decay is decoupled.
+#[derive(Debug)]
+pub struct Adam {
+    config: AdamConfig,
+    groups: Groups,
+    kept: BTreeMap<String, Kept>,
+}
+
+impl Adam {
+    /// An optimiser that has taken no step yet.
+    ///
+    /// # Errors
+    /// If the constants are out of range or a parameter is in two groups.
+    pub fn new(config: AdamConfig, groups: Vec<ParamGroup>) -> Result<Self> {
+        let groups = Groups::new(groups, config.problems("adam"))?;
+        Ok(Self { config, groups, kept: BTreeMap::new() })
     }
 
-    /// One step; `args` but for what differs between parameters.
-    fn step(&mut self, grads: &BTreeMap<String, Tensor>, args: AdamStepArgs) -> Result<()> {
+    /// The groups.
+    pub fn groups(&self) -> &[ParamGroup] {
+        self.groups.as_slice()
+    }
+
+    /// The constants.
+    pub fn config(&self) -> &AdamConfig {
+        &self.config
+    }
+
+    /// Every parameter, by group order.
+    pub fn params(&self) -> impl Iterator<Item = (&str, &Var)> {
+        self.groups.params()
+    }
+
+    fn names(&self) -> &'static [&'static str] {
+        if self.config.amsgrad { &AVERAGES } else { &AVERAGES[..2] }
+    }
+
+    /// Updates the parameters in place. `grads` holds a gradient for each name that has one; `factor` is that of the
+    /// schedule.
+    ///
+    /// # Errors
+    /// If a gradient has another shape than its parameter.
+    pub fn step(&mut self, grads: &BTreeMap<String, Tensor>, factor: f64) -> Result<()> {
+        let AdamConfig { lr, betas, eps, decoupled_weight_decay: decoupled, amsgrad, .. } = self.config;
+        let shared = AdamStepArgs { betas, eps, amsgrad, decoupled, ..AdamStepArgs::default() };
         for item in self.groups.with_gradients(grads) {
             let (group, name, var, grad) = item?;
             if !self.kept.contains_key(name) {
-                let dims = [&[args.averages()], var.dims()].concat();
+                let dims = [&[shared.averages()], var.dims()].concat();
                 let averages = Tensor::zeros(dims, var.dtype(), var.device())?;
                 self.kept.insert(name.to_owned(), Kept { steps: 0, averages });
             }
             let Some(kept) = self.kept.get_mut(name) else { continue };
             let args = AdamStepArgs {
-                lr: args.lr * group.lr_mult,
+                lr: lr * factor * group.lr_mult,
                 weight_decay: group.weight_decay,
                 step: kept.steps + 1,
-                ..args
+                ..shared
             };
             adam_step(var, grad, &kept.averages, &args)?;
             kept.steps += 1;
@@ -133,7 +147,12 @@ impl Moments {
         Ok(())
     }
 
-    fn state(&self) -> Result<StateDict> {
+    /// Averages and steps, as PyTorch names them: `NAME.exp_avg`, `NAME.exp_avg_sq`, `NAME.max_exp_avg_sq` with
+    /// AMSGrad, `NAME.step`.
+    ///
+    /// # Errors
+    /// If a tensor cannot be read from its device.
+    pub fn state(&self) -> Result<StateDict> {
         let mut state = StateDict::new();
         for (name, kept) in &self.kept {
             state.insert(format!("{name}.{STEP}"), Array::from_u64([], &[kept.steps])?);
@@ -144,7 +163,11 @@ impl Moments {
         Ok(state)
     }
 
-    fn restore(&mut self, state: &StateDict) -> Result<()> {
+    /// Puts back what [`Adam::state`] returned.
+    ///
+    /// # Errors
+    /// If an entry belongs to no parameter of this optimiser, has another shape, or is missing.
+    pub fn restore(&mut self, state: &StateDict) -> Result<()> {
         let kinds = [&[STEP], self.names()].concat();
         let mut kept = BTreeMap::new();
         for key in state.tensors.keys() {
@@ -171,85 +194,3 @@ impl Moments {
         Ok(())
     }
 }
-
-macro_rules! optimiser {
-    ($(#[$doc:meta])* $name:ident, $config:ident, $key:literal, $decoupled:literal) => {
-        $(#[$doc])*
-        #[derive(Debug)]
-        pub struct $name {
-            config: $config,
-            moments: Moments,
-        }
-
-        impl $name {
-            /// An optimiser that has taken no step yet.
-            ///
-            /// # Errors
-            /// If the constants are out of range or a parameter is in two groups.
-            pub fn new(config: $config, groups: Vec<ParamGroup>) -> Result<Self> {
-                let groups = Groups::new(groups, config.problems($key))?;
-                let moments = Moments { groups, amsgrad: config.amsgrad, kept: BTreeMap::new() };
-                Ok(Self { config, moments })
-            }
-
-            /// The groups.
-            pub fn groups(&self) -> &[ParamGroup] {
-                self.moments.groups.as_slice()
-            }
-
-            /// The constants.
-            pub fn config(&self) -> &$config {
-                &self.config
-            }
-
-            /// Every parameter, by group order.
-            pub fn params(&self) -> impl Iterator<Item = (&str, &Var)> {
-                self.moments.groups.params()
-            }
-
-            /// Updates the parameters in place. `grads` holds a gradient for each name that has one; `factor` is
-            /// that of the schedule.
-            ///
-            /// # Errors
-            /// If a gradient has another shape than its parameter.
-            pub fn step(&mut self, grads: &BTreeMap<String, Tensor>, factor: f64) -> Result<()> {
-                let $config { lr, betas, eps, amsgrad, .. } = self.config;
-                let args = AdamStepArgs {
-                    lr: lr * factor,
-                    betas,
-                    eps,
-                    amsgrad,
-                    decoupled: $decoupled,
-                    ..AdamStepArgs::default()
-                };
-                self.moments.step(grads, args)
-            }
-
-            /// Averages and steps, as PyTorch names them: `NAME.exp_avg`, `NAME.exp_avg_sq`,
-            /// `NAME.max_exp_avg_sq` with AMSGrad, `NAME.step`.
-            ///
-            /// # Errors
-            /// If a tensor cannot be read from its device.
-            pub fn state(&self) -> Result<StateDict> {
-                self.moments.state()
-            }
-
-            /// Puts back what [`Self::state`] returned.
-            ///
-            /// # Errors
-            /// If an entry belongs to no parameter of this optimiser, has another shape, or is missing.
-            pub fn restore(&mut self, state: &StateDict) -> Result<()> {
-                self.moments.restore(state)
-            }
-        }
-    };
-}
-
-optimiser!(
-    /// Adam: weight decay is an L2 penalty, added to the gradient.
-    Adam, AdamConfig, "adam", false
-);
-optimiser!(
-    /// AdamW: weight decay shrinks the parameter and does not pass through the averages.
-    AdamW, AdamWConfig, "adamw", true
-);

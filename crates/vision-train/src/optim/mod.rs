@@ -11,7 +11,7 @@ use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 use vision_weights::StateDict;
 
-pub use self::adam::{Adam, AdamConfig, AdamW, AdamWConfig};
+pub use self::adam::{Adam, AdamConfig};
 pub use self::clip::{clip_grad_norm, grad_norm};
 pub use self::sgd::{Sgd, SgdConfig};
 use crate::error::{Problem, Result};
@@ -21,19 +21,18 @@ use crate::recipe::ParamGroup;
 ///
 /// ```toml
 /// [optimiser]
-/// kind = "adamw"
+/// kind = "adam"
 /// lr = 3e-4
 /// weight_decay = 0.05
+/// decoupled_weight_decay = true
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum OptimiserConfig {
     /// [`Sgd`].
     Sgd(SgdConfig),
-    /// [`Adam`].
+    /// [`Adam`], and AdamW if its weight decay is decoupled.
     Adam(AdamConfig),
-    /// [`AdamW`].
-    AdamW(AdamWConfig),
 }
 
 impl From<SgdConfig> for OptimiserConfig {
@@ -48,19 +47,12 @@ impl From<AdamConfig> for OptimiserConfig {
     }
 }
 
-impl From<AdamWConfig> for OptimiserConfig {
-    fn from(config: AdamWConfig) -> Self {
-        Self::AdamW(config)
-    }
-}
-
 impl OptimiserConfig {
     /// Base learning rate.
     pub fn lr(&self) -> f64 {
         match self {
             Self::Sgd(config) => config.lr,
             Self::Adam(config) => config.lr,
-            Self::AdamW(config) => config.lr,
         }
     }
 
@@ -69,7 +61,6 @@ impl OptimiserConfig {
         match self {
             Self::Sgd(config) => config.weight_decay,
             Self::Adam(config) => config.weight_decay,
-            Self::AdamW(config) => config.weight_decay,
         }
     }
 
@@ -78,7 +69,6 @@ impl OptimiserConfig {
         match self {
             Self::Sgd(config) => config.problems(prefix),
             Self::Adam(config) => config.problems(prefix),
-            Self::AdamW(config) => config.problems(prefix),
         }
     }
 }
@@ -88,10 +78,8 @@ impl OptimiserConfig {
 pub enum Optimiser {
     /// Stochastic gradient descent.
     Sgd(Sgd),
-    /// Adam.
+    /// Adam and AdamW.
     Adam(Adam),
-    /// Adam with decoupled weight decay.
-    AdamW(AdamW),
 }
 
 impl Optimiser {
@@ -103,7 +91,6 @@ impl Optimiser {
         Ok(match config {
             OptimiserConfig::Sgd(config) => Self::Sgd(Sgd::new(config, groups)?),
             OptimiserConfig::Adam(config) => Self::Adam(Adam::new(config, groups)?),
-            OptimiserConfig::AdamW(config) => Self::AdamW(AdamW::new(config, groups)?),
         })
     }
 
@@ -112,7 +99,6 @@ impl Optimiser {
         match self {
             Self::Sgd(inner) => inner.groups(),
             Self::Adam(inner) => inner.groups(),
-            Self::AdamW(inner) => inner.groups(),
         }
     }
 
@@ -130,7 +116,6 @@ impl Optimiser {
         match self {
             Self::Sgd(inner) => inner.step(grads, factor),
             Self::Adam(inner) => inner.step(grads, factor),
-            Self::AdamW(inner) => inner.step(grads, factor),
         }
     }
 
@@ -142,7 +127,6 @@ impl Optimiser {
         match self {
             Self::Sgd(inner) => inner.state(),
             Self::Adam(inner) => inner.state(),
-            Self::AdamW(inner) => inner.state(),
         }
     }
 
@@ -154,7 +138,6 @@ impl Optimiser {
         match self {
             Self::Sgd(inner) => inner.restore(state),
             Self::Adam(inner) => inner.restore(state),
-            Self::AdamW(inner) => inner.restore(state),
         }
     }
 }

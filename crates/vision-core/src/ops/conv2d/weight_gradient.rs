@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 use rayon::prelude::*;
 
 use super::Geometry;
-use super::panels::transpose;
+use super::transpose::put;
 use super::windows::{Tap, Windows};
 use crate::cpu::kernels::{Kernels, Outer};
 use crate::ops::support::Float;
@@ -245,20 +245,6 @@ fn unpack<T: Float>(
     // SAFETY: the chunks cover all groups, panels and input channels, so each of the `total` elements was written.
     unsafe { out.set_len(total) };
     out
-}
-
-/// Writes sums `(channels, columns)` to a block, neighbouring channels and columns so far apart.
-#[inline]
-fn put<T: Float>(sums: &[T], [channels, columns]: [usize; 2], block: &mut [T], apart: [usize; 2]) {
-    if apart[0] == 1 {
-        return transpose(sums, columns, [channels, columns], block, apart[1]);
-    }
-    // Indices, since adapters of iterators cost several times as much here.
-    for (channel, sums) in sums.chunks_exact(columns).enumerate() {
-        for (column, &sum) in sums.iter().enumerate() {
-            block[channel * apart[0] + column * apart[1]] = sum;
-        }
-    }
 }
 
 #[cfg(test)]
