@@ -53,14 +53,14 @@ enum Body {
 
 #[derive(Debug)]
 enum Head {
-    Enc(EncHead),
+    Enc(Box<EncHead>),
     Fcn(FcnHead),
 }
 
 #[derive(Debug)]
 enum Supervision {
     Fcn(FcnHead),
-    Context(ContextSupervision),
+    Context(Box<ContextSupervision>),
 }
 
 /// What a forward pass gives. Logits of pixels are as large as the pictures.
@@ -103,7 +103,8 @@ impl EncNet {
         let at = vb.pp("head");
         let built = match config.method {
             Method::EncNet => {
-                Head::Enc(EncHead::new([second, third, last], classes, head, &config.context, norm, at)?)
+                let stages = [second, third, last];
+                Head::Enc(Box::new(EncHead::new(stages, classes, head, &config.context, norm, at)?))
             }
             Method::Fcn => Head::Fcn(FcnHead::new(last, classes, head, norm, at)?),
         };
@@ -114,7 +115,7 @@ impl EncNet {
             Auxiliary::Context => {
                 let channels = [third, head.channels];
                 let second = ContextSupervision::new(channels, classes, &config.context, norm, at)?;
-                Some(Supervision::Context(second))
+                Some(Supervision::Context(Box::new(second)))
             }
         };
         let (in_channels, align_corners) = (config.backbone.in_channels, head.align_corners);
