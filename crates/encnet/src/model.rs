@@ -54,12 +54,12 @@ enum Body {
 #[derive(Debug)]
 enum Head {
     Enc(Box<EncHead>),
-    Fcn(FcnHead),
+    Fcn(Box<FcnHead>),
 }
 
 #[derive(Debug)]
 enum Supervision {
-    Fcn(FcnHead),
+    Fcn(Box<FcnHead>),
     Context(Box<ContextSupervision>),
 }
 
@@ -106,12 +106,15 @@ impl EncNet {
                 let stages = [second, third, last];
                 Head::Enc(Box::new(EncHead::new(stages, classes, head, &config.context, norm, at)?))
             }
-            Method::Fcn => Head::Fcn(FcnHead::new(last, classes, head, norm, at)?),
+            Method::Fcn => Head::Fcn(Box::new(FcnHead::new(last, classes, head, norm, at)?)),
         };
         let at = vb.pp("auxlayer");
         let auxiliary = match head.auxiliary {
             Auxiliary::None => None,
-            Auxiliary::Fcn => Some(Supervision::Fcn(FcnHead::new(third, classes, head, norm, at)?)),
+            Auxiliary::Fcn => {
+                let second = FcnHead::new(third, classes, head, norm, at)?;
+                Some(Supervision::Fcn(Box::new(second)))
+            }
             Auxiliary::Context => {
                 let channels = [third, head.channels];
                 let second = ContextSupervision::new(channels, classes, &config.context, norm, at)?;
