@@ -92,7 +92,7 @@ impl EncLayer {
 #[derive(Clone, Debug)]
 enum Block {
     /// `relu(enc(bn(conv(relu(bn(conv(x)))))) + shortcut(x))`
-    Enc { conv1: ConvNorm, conv2: ConvNorm, enc: EncLayer, shortcut: Option<Conv2d> },
+    Enc { conv1: ConvNorm, conv2: ConvNorm, enc: Box<EncLayer>, shortcut: Option<Conv2d> },
     /// `conv(relu(bn(conv(relu(bn(x)))))) + shortcut(x)`
     Plain { bn1: BatchNorm2d, conv1: ConvNorm, conv2: Conv2d, shortcut: Option<Conv2d> },
 }
@@ -128,7 +128,7 @@ impl Block {
         Ok(Self::Enc {
             conv1: ConvNorm::new(conv(inputs, stride, "conv1")?, bn(planes, "bn1")?),
             conv2: ConvNorm::new(conv(planes, 1, "conv2")?, bn(planes, "bn2")?),
-            enc: EncLayer::new(planes, config.codes, scales, norm, vb.pp("enc"))?,
+            enc: Box::new(EncLayer::new(planes, config.codes, scales, norm, vb.pp("enc"))?),
             shortcut,
         })
     }

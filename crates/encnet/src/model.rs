@@ -55,14 +55,14 @@ enum Body {
 
 #[derive(Debug)]
 enum Head {
-    Enc(EncHead),
-    Fcn(FcnHead),
+    Enc(Box<EncHead>),
+    Fcn(Box<FcnHead>),
 }
 
 #[derive(Debug)]
 enum Supervision {
-    Fcn(FcnHead),
-    Context(ContextSupervision),
+    Fcn(Box<FcnHead>),
+    Context(Box<ContextSupervision>),
 }
 
 /// What a forward pass gives. Logits of pixels are as large as the pictures.
@@ -105,18 +105,22 @@ impl EncNet {
         let at = vb.pp("head");
         let built = match config.method {
             Method::EncNet => {
-                Head::Enc(EncHead::new([second, third, last], classes, head, &config.context, norm, at)?)
+                let stages = [second, third, last];
+                Head::Enc(Box::new(EncHead::new(stages, classes, head, &config.context, norm, at)?))
             }
-            Method::Fcn => Head::Fcn(FcnHead::new(last, classes, head, norm, at)?),
+            Method::Fcn => Head::Fcn(Box::new(FcnHead::new(last, classes, head, norm, at)?)),
         };
         let at = vb.pp("auxlayer");
         let auxiliary = match head.auxiliary {
             Auxiliary::None => None,
-            Auxiliary::Fcn => Some(Supervision::Fcn(FcnHead::new(third, classes, head, norm, at)?)),
+            Auxiliary::Fcn => {
+                let second = FcnHead::new(third, classes, head, norm, at)?;
+                Some(Supervision::Fcn(Box::new(second)))
+            }
             Auxiliary::Context => {
                 let channels = [third, head.channels];
                 let second = ContextSupervision::new(channels, classes, &config.context, norm, at)?;
-                Some(Supervision::Context(second))
+                Some(Supervision::Context(Box::new(second)))
             }
         };
         let (in_channels, align_corners) = (config.backbone.in_channels, head.align_corners);

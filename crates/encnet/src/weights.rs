@@ -121,7 +121,7 @@ pub fn load_backbone(params: &ParamStore, state: StateDict) -> Result<LoadReport
 fn mapped(state: StateDict) -> Result<StateDict> {
     let state = key_map(detect(state.names())).apply(state)?;
     for (name, array) in state.iter() {
-        if name.ends_with(".codewords") || name.ends_with(".scale") {
+        if matches!(name.rsplit('.').next(), Some("codewords" | "scale")) {
             let numbers = array.to_f64()?;
             if let Some((position, &value)) = numbers.iter().enumerate().find(|(_, x)| !x.is_finite()) {
                 return Err(Error::NotFinite { name: name.to_owned(), position, value });
