@@ -2,11 +2,13 @@
 
 mod encode;
 mod jpeg;
+mod labels;
 mod png;
 
 use std::path::Path;
 
 pub use encode::{encode_jpeg, encode_png};
+pub use labels::{decode_labels, encode_indexed, open_labels};
 
 use crate::error::{Error, Result};
 use crate::picture::Image;
