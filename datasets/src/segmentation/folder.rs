@@ -7,7 +7,7 @@ use vision_image::LabelMap;
 
 use super::layout::{Layout, Pair};
 use super::mask::read_mask;
-use super::{Contamination, IGNORE_LABEL, Segmented, SegmentationClasses, SegmentationSet};
+use super::{Contamination, IGNORE_LABEL, SegmentationClasses, SegmentationSet, Segmented};
 use crate::{Dataset, Error, Fingerprint, Result};
 
 /// Parts that are reported on.

@@ -100,7 +100,8 @@ fn both_ends_of_the_scale_occur() {
     let default = SegmentationPreset::V042.train(&TrainSizes::default()).unwrap();
     let want = SegmentationOp::RandomSide(RandomSide { side: Side::Short, range: [260, 1040] });
     assert_eq!(default.ops[1], want);
-    let long = SegmentationPreset::V1.train(&TrainSizes { scale: [0.5, 2.5], ..TrainSizes::default() }).unwrap();
+    let long =
+        SegmentationPreset::V1.train(&TrainSizes { scale: [0.5, 2.5], ..TrainSizes::default() }).unwrap();
     let want = SegmentationOp::RandomSide(RandomSide { side: Side::Long, range: [260, 1300] });
     assert_eq!(long.ops[1], want);
     assert_eq!(choose(&mut SampleRng::new(0, 0, 0), [u32::MAX, u32::MAX]), u32::MAX);
@@ -208,7 +209,8 @@ fn what_cannot_work_is_an_error() {
         SegmentationOp::RandomCrop(RandomCrop { width: 0, height: 1 }),
     ];
     let message = SegmentationPipeline::new(bad, Default::default()).unwrap_err().to_string();
-    for word in ["0 (random_blur): p: 2", "radius: [1, 0]", "1 (random_rotation): degrees", "2 (random_crop)"] {
+    for word in ["0 (random_blur): p: 2", "radius: [1, 0]", "1 (random_rotation): degrees", "2 (random_crop)"]
+    {
         assert!(message.contains(word), "{message}");
     }
     let sizes = TrainSizes { scale: [2.0, 1.0], ..sizes() };
