@@ -218,8 +218,8 @@ impl SegmentationSet for SegmentationFolder {
         self.classes.submission_offset()
     }
 
-    fn evaluation(&self) -> &str {
-        self.classes.evaluation()
+    fn evaluation(&self) -> Option<&str> {
+        Some(self.classes.evaluation()).filter(|evaluation| !evaluation.is_empty())
     }
 
     fn has_labels(&self, index: usize) -> bool {
