@@ -22,7 +22,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = args.next().map(PathBuf::from);
     let start = Instant::now();
     let set = open_segmentation_set(&SegmentationSpec::new(&name, &part), root.as_deref())?;
-    println!("{}: {} samples, opened in {:.2?}, fingerprint {}", set.name(), set.len(), start.elapsed(), set.fingerprint());
+    println!(
+        "{}: {} samples, opened in {:.2?}, fingerprint {}",
+        set.name(),
+        set.len(),
+        start.elapsed(),
+        set.fingerprint()
+    );
     if let Some(path) = name.strip_prefix("folder:") {
         for (held_out, found) in SegmentationFolder::open(path, &part)?.contamination() {
             println!("shares {} IDs and {} files with {held_out}", found.ids.len(), found.files.len());
@@ -52,7 +58,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     println!("{:6.2} % ignored", share(counts[255]));
 
-    let pipeline = SegmentationPreset::V1.train(&TrainSizes { base: 240, crop: 176, ..TrainSizes::default() })?;
+    let pipeline =
+        SegmentationPreset::V1.train(&TrainSizes { base: 240, crop: 176, ..TrainSizes::default() })?;
     let start = Instant::now();
     for index in 0..set.len().min(200) {
         pipeline.apply(set.get(index)?, &mut SampleRng::new(0, 0, index as u64))?;

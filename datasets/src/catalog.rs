@@ -174,7 +174,9 @@ impl CatalogEntry {
             return Ok(());
         }
         if self.layout.is_none() || self.archives.is_empty() || self.files.is_empty() {
-            return Err("needs layout, archives and files, or embedded = true, or generated = true".to_owned());
+            return Err(
+                "needs layout, archives and files, or embedded = true, or generated = true".to_owned()
+            );
         }
         if self.max_bytes == 0 || self.max_entries == 0 {
             return Err("needs max_bytes and max_entries".to_owned());

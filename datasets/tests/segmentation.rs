@@ -62,10 +62,16 @@ fn a_prepared_set() {
     let train = SegmentationFolder::open(&dir, "train").unwrap();
     assert_eq!((train.len(), train.name(), train.part()), (2, "streets", "train"));
     assert_eq!((train.sample_id(0), train.sample_id(1)), ("b".to_owned(), "a".to_owned()));
-    assert_eq!((train.submission_offset(), train.evaluation(), train.ignore()), (1, "mIoU", 255));
-    assert_eq!((train.class_names(), train.palette()[2]), (&["sky", "road", "car"].map(String::from)[..], [3; 3]));
+    assert_eq!((train.submission_offset(), train.evaluation(), train.ignore()), (1, Some("mIoU"), 255));
+    assert_eq!(
+        (train.class_names(), train.palette()[2]),
+        (&["sky", "road", "car"].map(String::from)[..], [3; 3])
+    );
     let sample = train.get(0).unwrap();
-    assert_eq!((sample.index, sample.image.channels(), sample.image.pixel(3, 2)), (0, 3, Some(&[50, 10, 20][..])));
+    assert_eq!(
+        (sample.index, sample.image.channels(), sample.image.pixel(3, 2)),
+        (0, 3, Some(&[50, 10, 20][..]))
+    );
     assert_eq!((sample.labels.label(0, 0), sample.labels.label(1, 0)), (Some(IGNORE_LABEL), Some(1)));
     assert!(sample.name.ends_with("b.png") && train.sample_name(0) == sample.name);
     assert!(train.contamination().values().all(vision_datasets::Contamination::is_empty));
@@ -77,7 +83,10 @@ fn a_prepared_set() {
     assert_eq!(test.get(0).unwrap().labels.counts()[255], 12);
 
     let trainval = SegmentationFolder::open(&dir, "trainval").unwrap();
-    assert_eq!((&trainval.contamination()["val"].ids[..], trainval.contamination()["val"].files.len()), (&["c".to_owned()][..], 1));
+    assert_eq!(
+        (&trainval.contamination()["val"].ids[..], trainval.contamination()["val"].files.len()),
+        (&["c".to_owned()][..], 1)
+    );
     let val = SegmentationFolder::open(&dir, "val").unwrap();
     assert!(val.contamination().is_empty());
     assert!(!trainval.contamination_with(&val).unwrap().is_empty());
@@ -118,7 +127,11 @@ fn other_arrangements() {
         assert_eq!(set.class_names().len(), 2);
         let test = SegmentationFolder::open(root, "test").unwrap();
         assert!(!test.has_labels(0));
-        assert!(error(root, "val").contains("has no part \"val\", it has test, train"), "{}", error(root, "val"));
+        assert!(
+            error(root, "val").contains("has no part \"val\", it has test, train"),
+            "{}",
+            error(root, "val")
+        );
     }
     let root = tempfile::tempdir().unwrap();
     picture(&root.path().join("images/x.jpg"), 1);
@@ -140,11 +153,15 @@ fn masks_in_palettes_and_colours() {
     let palette: Vec<[u8; 3]> = (0..=255).map(|v| [255 - v, v, 7]).collect();
     std::fs::create_dir(root.join("labels")).unwrap();
     std::fs::write(root.join("labels/index.png"), encode_indexed(&labels, &palette).unwrap()).unwrap();
-    let colors: Vec<u8> = labels.data().iter().flat_map(|v| match v {
-        0 => [10, 20, 30],
-        2 => [40, 50, 60],
-        _ => [0, 0, 0],
-    }).collect();
+    let colors: Vec<u8> = labels
+        .data()
+        .iter()
+        .flat_map(|v| match v {
+            0 => [10, 20, 30],
+            2 => [40, 50, 60],
+            _ => [0, 0, 0],
+        })
+        .collect();
     Image::new(4, 3, 3, colors.clone()).unwrap().save(root.join("labels/color.png")).unwrap();
     let set = SegmentationFolder::open(root, "all").unwrap();
     let want = [1, 255, 0, 255, 1, 1, 1, 1, 0, 0, 0, 0];
@@ -183,9 +200,17 @@ fn errors_name_the_file() {
     assert!(error(dir, "train").contains("labels/a.png"));
     std::fs::remove_file(dir.join("labels/a.png")).unwrap();
     let message = error(dir, "train");
-    assert!(message.contains("images/a.jpg: there is no mask") && message.contains("labels/a.png"), "{message}");
+    assert!(
+        message.contains("images/a.jpg: there is no mask") && message.contains("labels/a.png"),
+        "{message}"
+    );
     // Lists.
-    for (list, word) in [("a\nx\n", "line 2: there is no picture \"x\""), ("b\nb\n", "listed twice"), ("\n", "no pictures"), ("../images/b\n", "there is no picture")] {
+    for (list, word) in [
+        ("a\nx\n", "line 2: there is no picture \"x\""),
+        ("b\nb\n", "listed twice"),
+        ("\n", "no pictures"),
+        ("../images/b\n", "there is no picture"),
+    ] {
         write(&dir.join("splits/train.txt"), list);
         let message = error(dir, "train");
         assert!(message.contains(word) && message.contains("train.txt"), "{message}");
@@ -211,7 +236,9 @@ fn shared_pictures_are_found_by_name_and_by_content() {
     let root = tempfile::tempdir().unwrap();
     let root = root.path();
     write(&root.join("classes.txt"), "sky\n");
-    for (part, id, value) in [("train", "1", 1), ("train", "2", 2), ("train", "3", 3), ("val", "1", 7), ("val", "9", 2)] {
+    for (part, id, value) in
+        [("train", "1", 1), ("train", "2", 2), ("train", "3", 3), ("val", "1", 7), ("val", "9", 2)]
+    {
         picture(&root.join(format!("images/{part}/{id}.png")), value);
         mask(&root.join(format!("labels/{part}/{id}.png")), 0);
     }
@@ -238,14 +265,17 @@ fn names() {
         assert!(message.contains(name) && message.contains("context-scenes, "), "{message}");
     }
     assert!(message(&SegmentationSpec::new("folder", "train"), None).contains("needs a path"));
-    assert!(message(&SegmentationSpec::new("context-scenes", "trainaug"), None).contains("train, val and test"));
-    let counted = SegmentationSpec { count: Some(3), seed: Some(9), ..SegmentationSpec::new("context-scenes", "val") };
+    assert!(
+        message(&SegmentationSpec::new("context-scenes", "trainaug"), None).contains("train, val and test")
+    );
+    let counted =
+        SegmentationSpec { count: Some(3), seed: Some(9), ..SegmentationSpec::new("context-scenes", "val") };
     assert_eq!(open_segmentation_set(&counted, None).unwrap().len(), 3);
     let counted = SegmentationSpec { name: "folder:x".into(), ..counted };
     assert!(message(&counted, None).contains("neither count nor seed"));
     let text = "name = \"context-scenes\"\nsplit = \"train\"\nseed = 4\n";
     let spec: SegmentationSpec = toml::from_str(text).unwrap();
-    assert_eq!(toml::to_string(&spec).unwrap(), text.replace("split = \"train\"\nseed = 4", "split = \"train\"\nseed = 4"));
+    assert_eq!(toml::to_string(&spec).unwrap(), text);
     assert!(toml::from_str::<SegmentationSpec>("name = \"x\"\nsplit = \"train\"\npart = 1").is_err());
 }
 
@@ -253,7 +283,11 @@ fn names() {
 fn batches_do_not_depend_on_workers() {
     use std::sync::Arc;
     use vision_datasets::transforms::{SegmentationPreset, SegmentedPixels, TrainSizes};
-    let set = open_segmentation_set(&SegmentationSpec { count: Some(12), ..SegmentationSpec::new("context-scenes", "train") }, None).unwrap();
+    let set = open_segmentation_set(
+        &SegmentationSpec { count: Some(12), ..SegmentationSpec::new("context-scenes", "train") },
+        None,
+    )
+    .unwrap();
     let set: Arc<dyn SegmentationSet> = set.into();
     let sizes = TrainSizes { base: 52, crop: 48, ..TrainSizes::default() };
     let pipeline = Arc::new(SegmentationPreset::V042.train(&sizes).unwrap());

@@ -120,7 +120,8 @@ mod tests {
         let sum: u32 = out.data().iter().map(|&v| u32::from(v)).sum();
         assert!((235..=275).contains(&sum), "{sum}");
         // The variance along one axis.
-        let moments = out.data().iter().enumerate().map(|(at, &v)| ((at % 15) as f64 - 7.0).powi(2) * f64::from(v));
+        let moments =
+            out.data().iter().enumerate().map(|(at, &v)| ((at % 15) as f64 - 7.0).powi(2) * f64::from(v));
         let variance = moments.sum::<f64>() / f64::from(sum);
         assert!((variance - 2.25).abs() < 0.3, "{variance}");
     }

@@ -69,8 +69,7 @@ impl SegmentationClasses {
     /// classes have colours and others have none, or there are no classes or more than 255.
     pub fn read(folder: &Path) -> Result<Self> {
         let set = || folder.display().to_string();
-        let found: Vec<&str> =
-            Self::FILES.into_iter().filter(|file| folder.join(file).is_file()).collect();
+        let found: Vec<&str> = Self::FILES.into_iter().filter(|file| folder.join(file).is_file()).collect();
         let &[file] = found.as_slice() else {
             let problem = if found.is_empty() {
                 format!("has no file of classes; write one, {}", Self::FILES.join(" or "))
@@ -266,7 +265,8 @@ mod tests {
     fn three_forms_say_the_same() {
         let json = r#"{"classes": ["void", "sky", "traffic light"], "palette": [[0,0,0],[1,2,3],[4,5,6]]}"#;
         let json = read("classes.json", json).unwrap();
-        let csv = read("classes.csv", "Name, r, g, b\nvoid,0,0,0\nsky,1,2,3\n\"traffic light\",4,5,6\n").unwrap();
+        let csv =
+            read("classes.csv", "Name, r, g, b\nvoid,0,0,0\nsky,1,2,3\n\"traffic light\",4,5,6\n").unwrap();
         let text = read("classes.txt", "# all\n\nvoid 0 0 0\nsky 1 2 3\ntraffic  light 4 5 6\n").unwrap();
         assert_eq!(json, csv);
         assert_eq!(json, text);
@@ -320,6 +320,8 @@ mod tests {
         for file in ["classes.txt", "classes.csv"] {
             std::fs::write(folder.path().join(file), "sky\n").unwrap();
         }
-        assert!(SegmentationClasses::read(folder.path()).unwrap_err().to_string().contains("classes.csv and"));
+        assert!(
+            SegmentationClasses::read(folder.path()).unwrap_err().to_string().contains("classes.csv and")
+        );
     }
 }

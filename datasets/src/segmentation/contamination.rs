@@ -9,6 +9,9 @@ use sha2::{Digest, Sha256};
 use super::layout::Pair;
 use crate::{Error, Result};
 
+/// A file, and its SHA-256 once it is known.
+type Seen<'a> = (&'a Path, Option<[u8; 32]>);
+
 /// What two parts share. Scores on pictures that were trained on say little.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Contamination {
@@ -28,7 +31,7 @@ impl Contamination {
     /// What `train` and `held_out` share. Only files of equal length are read.
     pub(super) fn between(train: &[Pair], held_out: &[Pair]) -> Result<Self> {
         let mut by_id = BTreeMap::new();
-        let mut by_length: BTreeMap<u64, Vec<(&Path, Option<[u8; 32]>)>> = BTreeMap::new();
+        let mut by_length: BTreeMap<u64, Vec<Seen<'_>>> = BTreeMap::new();
         for pair in held_out {
             by_id.insert(pair.id.as_str(), pair);
             by_length.entry(pair.bytes).or_default().push((&pair.picture, None));

@@ -7,7 +7,7 @@ use vision_image::LabelMap;
 
 use super::layout::{Layout, Pair};
 use super::mask::read_mask;
-use super::{Contamination, IGNORE_LABEL, Segmented, SegmentationClasses, SegmentationSet};
+use super::{Contamination, IGNORE_LABEL, SegmentationClasses, SegmentationSet, Segmented};
 use crate::{Dataset, Error, Fingerprint, Result};
 
 /// Parts that are reported on.
@@ -218,8 +218,8 @@ impl SegmentationSet for SegmentationFolder {
         self.classes.submission_offset()
     }
 
-    fn evaluation(&self) -> &str {
-        self.classes.evaluation()
+    fn evaluation(&self) -> Option<&str> {
+        Some(self.classes.evaluation()).filter(|evaluation| !evaluation.is_empty())
     }
 
     fn has_labels(&self, index: usize) -> bool {

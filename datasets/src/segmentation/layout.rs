@@ -55,7 +55,8 @@ pub(super) struct Layout {
 impl Layout {
     /// Looks at the folders below `root`.
     pub(super) fn of(root: &Path) -> Result<Self> {
-        let parts = if root.join("images").is_dir() { beside_images(root)? } else { beside_each_other(root)? };
+        let parts =
+            if root.join("images").is_dir() { beside_images(root)? } else { beside_each_other(root)? };
         Ok(Self { root: root.to_owned(), parts })
     }
 
@@ -78,7 +79,8 @@ impl Layout {
             Parts::Apart(folders) => (folders.get(part).ok_or_else(unknown)?, None),
         };
         let pictures = files_below(&folders.pictures, &EXTENSIONS)?;
-        let masks = if folders.masks.is_dir() { files_below(&folders.masks, &["png"])? } else { BTreeMap::new() };
+        let masks =
+            if folders.masks.is_dir() { files_below(&folders.masks, &["png"])? } else { BTreeMap::new() };
         let chosen: Vec<(&String, &PathBuf)> = match list {
             None => pictures.iter().collect(),
             Some(list) => listed(list, &folders.pictures, &pictures)?,
@@ -146,7 +148,8 @@ fn beside_each_other(root: &Path) -> Result<Parts> {
     let mut parts = BTreeMap::new();
     for pictures in entries(root)?.into_iter().filter(|path| path.is_dir()) {
         let part = file_name(&pictures);
-        let masks = SUFFIXES.iter().map(|suffix| root.join(format!("{part}{suffix}"))).find(|path| path.is_dir());
+        let masks =
+            SUFFIXES.iter().map(|suffix| root.join(format!("{part}{suffix}"))).find(|path| path.is_dir());
         if let Some(masks) = masks {
             parts.insert(part, Folders { pictures, masks });
         }
@@ -177,9 +180,8 @@ fn listed<'a>(
     let text = std::fs::read_to_string(list).map_err(|source| Error::io(list, source))?;
     let (mut chosen, mut seen) = (Vec::new(), BTreeSet::new());
     for (number, id) in (1..).zip(text.lines().map(str::trim)).filter(|(_, id)| !id.is_empty()) {
-        let bad = |problem: String| {
-            Error::Manifest { what: format!("{}, line {number}", list.display()), problem }
-        };
+        let bad =
+            |problem: String| Error::Manifest { what: format!("{}, line {number}", list.display()), problem };
         // Looked up among the files that are there, so a list cannot lead anywhere else.
         let Some(found) = pictures.get_key_value(id) else {
             return Err(bad(format!("there is no picture {id:?} in {}", folder.display())));
@@ -221,8 +223,10 @@ fn files_below(folder: &Path, endings: &[&str]) -> Result<BTreeMap<String, PathB
 
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let io = |source| Error::io(folder, source);
-    let mut paths: Vec<PathBuf> =
-        std::fs::read_dir(folder).map_err(io)?.map(|entry| Ok(entry.map_err(io)?.path())).collect::<Result<_>>()?;
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(folder)
+        .map_err(io)?
+        .map(|entry| Ok(entry.map_err(io)?.path()))
+        .collect::<Result<_>>()?;
     // The system's order is none.
     paths.sort();
     Ok(paths)

@@ -57,9 +57,9 @@ pub trait SegmentationSet: Dataset<Sample = Segmented> {
         0
     }
 
-    /// How the set is usually evaluated, in the words of whoever prepared it; empty if nothing is said.
-    fn evaluation(&self) -> &str {
-        ""
+    /// How the set is usually evaluated, in the words of whoever prepared it; `None` if nothing is said.
+    fn evaluation(&self) -> Option<&str> {
+        None
     }
 
     /// Whether sample `index` has labels. Only pictures of a `test` part may have none.
@@ -92,7 +92,7 @@ macro_rules! forward {
             fn submission_offset(&self) -> u8 {
                 (**self).submission_offset()
             }
-            fn evaluation(&self) -> &str {
+            fn evaluation(&self) -> Option<&str> {
                 (**self).evaluation()
             }
             fn has_labels(&self, index: usize) -> bool {

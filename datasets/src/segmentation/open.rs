@@ -75,7 +75,10 @@ pub fn segmentation_set_names() -> Result<Vec<String>> {
 /// If the name is unknown (the message lists the known ones), the set is not where it should be (the message says where
 /// that is), it has no such part (the message lists those it has), `count` or `seed` is given for a set that is not
 /// generated, or a file of it cannot be read.
-pub fn open_segmentation_set(spec: &SegmentationSpec, root: Option<&Path>) -> Result<Box<dyn SegmentationSet>> {
+pub fn open_segmentation_set(
+    spec: &SegmentationSpec,
+    root: Option<&Path>,
+) -> Result<Box<dyn SegmentationSet>> {
     let SegmentationSpec { name, path, split, count, seed } = spec;
     let problem = |problem: String| Error::Set { set: name.clone(), problem };
     if name == CONTEXT_SCENES {
@@ -96,7 +99,9 @@ pub fn open_segmentation_set(spec: &SegmentationSpec, root: Option<&Path>) -> Re
     }
     if name == "folder" {
         let path = path.as_deref();
-        return open(path.ok_or_else(|| problem("needs a path to a folder of pictures and masks".to_owned()))?);
+        return open(
+            path.ok_or_else(|| problem("needs a path to a folder of pictures and masks".to_owned()))?,
+        );
     }
     let known = segmentation_set_names()?;
     let listed = known.contains(name);
@@ -108,7 +113,9 @@ pub fn open_segmentation_set(spec: &SegmentationSpec, root: Option<&Path>) -> Re
         _ => None,
     };
     match place {
-        Some(place) if place.is_dir() && (listed || path.is_some() || place.join("splits").is_dir()) => open(&place),
+        Some(place) if place.is_dir() && (listed || path.is_some() || place.join("splits").is_dir()) => {
+            open(&place)
+        }
         _ if !listed => Err(Error::UnknownSet { name: name.clone(), known }),
         Some(place) => Err(problem(format!(
             "{} does not exist; prepare the set (cargo xtask data prepare {name})",

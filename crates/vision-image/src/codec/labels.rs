@@ -52,7 +52,12 @@ pub fn decode_labels(bytes: &[u8]) -> Result<LabelMap> {
     };
     check_size(Format::Png, (width.into(), height.into()), MAX_PIXELS, bytes.len(), PIXELS_PER_BYTE)?;
     let orientation = info.exif_metadata.as_deref().and_then(Orientation::from_exif_chunk);
-    let palette = info.palette.as_ref().map(|bytes| bytes.as_chunks::<3>().0.to_vec());
+    // Grey files may not have one, colours that nothing points at mean nothing.
+    let palette = info
+        .palette
+        .as_ref()
+        .filter(|_| color == ColorType::Indexed)
+        .map(|bytes| bytes.as_chunks::<3>().0.to_vec());
     let Some(len) = reader.output_buffer_size() else {
         return Err(Error::TooLarge { width: width.into(), height: height.into(), limit: MAX_PIXELS });
     };

@@ -115,7 +115,9 @@ fn bilinear(image: &Image, map: &Affine, fill: &[u8]) -> Image {
     match (image.channels(), fill) {
         (1, &[v]) => bilinear_of(image, map, [v]),
         (4, &[r, g, b, a]) => bilinear_of(image, map, [r, g, b, a]),
-        (_, fill) => bilinear_of(image, map, std::array::from_fn::<u8, 3, _>(|c| fill.get(c).copied().unwrap_or(0))),
+        (_, fill) => {
+            bilinear_of(image, map, std::array::from_fn::<u8, 3, _>(|c| fill.get(c).copied().unwrap_or(0)))
+        }
     }
 }
 

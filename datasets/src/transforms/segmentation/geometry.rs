@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 use vision_image::{Filter, Image, LabelMap, gaussian_blur, rotate};
 
 use super::{PairTransform, choose, fill, ignored, moved};
-use crate::transforms::{CenterCrop, ImageTransform, RandomHorizontalFlip, ResizeShortSide, check_probability, check_size};
+use crate::transforms::{
+    CenterCrop, ImageTransform, RandomHorizontalFlip, ResizeShortSide, check_probability, check_size,
+};
 use crate::{Error, IGNORE_LABEL, Result, SampleRng};
 
 impl PairTransform for RandomHorizontalFlip {
@@ -24,7 +26,8 @@ impl PairTransform for ResizeShortSide {
     fn transform(&self, image: Image, labels: LabelMap, rng: &mut SampleRng) -> Result<(Image, LabelMap)> {
         let image = ImageTransform::transform(self, image, rng)?;
         let size = [image.width(), image.height()];
-        let labels = moved(labels, |labels| vision_image::resize(&labels, size[0], size[1], Filter::Nearest))?;
+        let labels =
+            moved(labels, |labels| vision_image::resize(&labels, size[0], size[1], Filter::Nearest))?;
         Ok((image, labels))
     }
 
@@ -169,7 +172,8 @@ pub struct RandomCrop {
 impl PairTransform for RandomCrop {
     fn transform(&self, image: Image, labels: LabelMap, rng: &mut SampleRng) -> Result<(Image, LabelMap)> {
         let spare = |have: u32, want: u32| have.checked_sub(want);
-        let (Some(x), Some(y)) = (spare(image.width(), self.width), spare(image.height(), self.height)) else {
+        let (Some(x), Some(y)) = (spare(image.width(), self.width), spare(image.height(), self.height))
+        else {
             let problem = format!(
                 "{}x{} pixels cannot be cut out of {}x{}; pad first",
                 self.width,

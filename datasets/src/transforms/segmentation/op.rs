@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{PadRightBottom, PairTransform, RandomBlur, RandomCrop, RandomFactor, RandomRotation, RandomSide};
+use super::{
+    PadRightBottom, PairTransform, RandomBlur, RandomCrop, RandomFactor, RandomRotation, RandomSide,
+};
 use crate::transforms::{CenterCrop, RandomHorizontalFlip, ResizeShortSide};
 use crate::{Error, Result, SampleRng, Segmented, Transform};
 

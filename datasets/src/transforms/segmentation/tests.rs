@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use vision_image::{Filter, Image, LabelMap, resize};
 
 use super::*;
-use crate::transforms::{CenterCrop, RandomHorizontalFlip, ResizeShortSide};
+use crate::transforms::{CenterCrop, RandomHorizontalFlip, ResizeShortSide, ToPixels};
 use crate::{Segmented, Transform};
 
 const PRESETS: [SegmentationPreset; 4] =
@@ -72,7 +72,7 @@ fn picture_and_labels_move_together() {
         SegmentationOp::RandomCrop(RandomCrop { width: 33, height: 41 }),
         SegmentationOp::CenterCrop(CenterCrop { width: 31, height: 30 }),
     ];
-    let pipeline = SegmentationPipeline::new(ops, Default::default()).unwrap();
+    let pipeline = SegmentationPipeline::new(ops, ToPixels::default()).unwrap();
     let (mut mirrored, mut places) = (0, BTreeSet::new());
     for index in 0..400 {
         let out = pipeline.augment(pair(40, 40), &mut SampleRng::new(0, 0, index)).unwrap();
@@ -100,7 +100,8 @@ fn both_ends_of_the_scale_occur() {
     let default = SegmentationPreset::V042.train(&TrainSizes::default()).unwrap();
     let want = SegmentationOp::RandomSide(RandomSide { side: Side::Short, range: [260, 1040] });
     assert_eq!(default.ops[1], want);
-    let long = SegmentationPreset::V1.train(&TrainSizes { scale: [0.5, 2.5], ..TrainSizes::default() }).unwrap();
+    let long =
+        SegmentationPreset::V1.train(&TrainSizes { scale: [0.5, 2.5], ..TrainSizes::default() }).unwrap();
     let want = SegmentationOp::RandomSide(RandomSide { side: Side::Long, range: [260, 1300] });
     assert_eq!(long.ops[1], want);
     assert_eq!(choose(&mut SampleRng::new(0, 0, 0), [u32::MAX, u32::MAX]), u32::MAX);
@@ -180,7 +181,7 @@ fn every_op_survives_toml_under_its_name() {
     let mut ops: Vec<SegmentationOp> = PRESETS.iter().flat_map(|p| p.train(&sizes()).unwrap().ops).collect();
     ops.push(SegmentationOp::ResizeShortSide(ResizeShortSide { size: 3, filter: Filter::Bicubic }));
     ops.push(SegmentationOp::CenterCrop(CenterCrop { width: 1, height: 2 }));
-    let pipeline = SegmentationPipeline::new(ops, Default::default()).unwrap();
+    let pipeline = SegmentationPipeline::new(ops, ToPixels::default()).unwrap();
     let text = toml::to_string(&pipeline).unwrap();
     assert_eq!(toml::from_str::<SegmentationPipeline>(&text).unwrap(), pipeline);
     for op in &pipeline.ops {
@@ -207,8 +208,9 @@ fn what_cannot_work_is_an_error() {
         SegmentationOp::RandomRotation(RandomRotation { degrees: f64::NAN, ..RandomRotation::default() }),
         SegmentationOp::RandomCrop(RandomCrop { width: 0, height: 1 }),
     ];
-    let message = SegmentationPipeline::new(bad, Default::default()).unwrap_err().to_string();
-    for word in ["0 (random_blur): p: 2", "radius: [1, 0]", "1 (random_rotation): degrees", "2 (random_crop)"] {
+    let message = SegmentationPipeline::new(bad, ToPixels::default()).unwrap_err().to_string();
+    for word in ["0 (random_blur): p: 2", "radius: [1, 0]", "1 (random_rotation): degrees", "2 (random_crop)"]
+    {
         assert!(message.contains(word), "{message}");
     }
     let sizes = TrainSizes { scale: [2.0, 1.0], ..sizes() };
