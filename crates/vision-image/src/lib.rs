@@ -12,7 +12,7 @@ mod picture;
 mod resample;
 
 pub use codec::{
-    Format, MAX_PIXELS, decode, decode_native, decode_native_limited, encode_jpeg, encode_png, open,
+    Format, MAX_PIXELS, Probe, decode, decode_native, decode_native_limited, encode_jpeg, encode_png, open,
     open_native,
 };
 pub use error::{Error, Result};

@@ -3,10 +3,12 @@
 mod encode;
 mod jpeg;
 mod png;
+mod probe;
 
 use std::path::Path;
 
 pub use encode::{encode_jpeg, encode_png};
+pub use probe::{Probe, probe};
 
 use crate::error::{Error, Result};
 use crate::picture::Image;
