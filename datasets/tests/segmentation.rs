@@ -59,7 +59,14 @@ fn ade20k() {
     fs::write(place.folder().join("labels/ADE_val_00000001.png"), grey(3, 2, &[148; 6])).unwrap();
     assert!(place.verify().problems.iter().any(|problem| problem.contains("ADE_val_00000001.png")));
 
-    // With the pictures to test on, in the same bytes whatever the number of threads.
+    // The same bytes, whatever the number of threads.
+    for threads in [1, 3] {
+        fs::remove_dir_all(place.folder()).unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        assert_eq!(pool.install(|| place.run()).unwrap(), manifest);
+    }
+
+    // With the pictures to test on.
     let test = Files::from([
         ("release_test/testing/ADE_test_00000001.jpg".into(), jpeg(5, 5, 9)),
         ("release_test/list.txt".into(), b"ADE_test_00000001.jpg\n".to_vec()),
@@ -106,6 +113,14 @@ fn broken_ade20k_leaves_nothing() {
         assert!(message.contains(word), "{word}: {message}");
         assert!(message.contains(ADE), "{word}: {message}");
     }
+    let link = archives::zip_with_link(&ade_files());
+    assert!(Place::new("ade20k", &[(ADE, link)], &ADE_COUNTS).fail().contains("neither a plain file"));
+    // An entry that holds more than the list of entries says.
+    let mut lying = zip(&ade_files());
+    let at = lying.windows(4).position(|bytes| bytes == b"PK\x01\x02").unwrap();
+    lying[at + 24..at + 28].copy_from_slice(&3u32.to_le_bytes());
+    let message = Place::new("ade20k", &[(ADE, lying)], &ADE_COUNTS).fail();
+    assert!(message.contains("annotations/training/ADE_train_00000001.png"), "{message}");
     // A file that is not the published one is not even opened.
     let place = Place::new("ade20k", &[(ADE, zip(&ade_files()))], &ADE_COUNTS);
     fs::write(place.archives().join(ADE), with(label, None)).unwrap();
@@ -272,8 +287,9 @@ fn cityscapes() {
     assert!(place.fail().contains("1 pictures in val, 0 label pictures"));
     // Without a digest, damage is found by the archive's own sums.
     let mut damaged = zip(&images);
-    let at = damaged.windows(4).position(|bytes| bytes == b"IDAT").unwrap();
-    damaged[at + 9] ^= 0xff;
+    let name = b"aachen_000000_000019_leftImg8bit.png";
+    let at = damaged.windows(name.len()).position(|bytes| bytes == name).unwrap();
+    damaged[at + name.len() + 20] ^= 0xff;
     let place = Place::new("cityscapes", &[(CITY[0], zip(&fine)), (CITY[1], damaged)], &CITY_COUNTS);
     assert!(place.fail().contains("leftImg8bit"));
 }

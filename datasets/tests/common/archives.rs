@@ -36,6 +36,14 @@ pub(crate) fn zip(files: &Files) -> Vec<u8> {
     zip.finish().unwrap().into_inner()
 }
 
+/// The same with a symbolic link.
+pub(crate) fn zip_with_link(files: &Files) -> Vec<u8> {
+    let plain = Cursor::new(zip(files));
+    let mut zip = zip::ZipWriter::new_append(plain).unwrap();
+    zip.add_symlink("link", "/etc/passwd", SimpleFileOptions::default()).unwrap();
+    zip.finish().unwrap().into_inner()
+}
+
 pub(crate) fn tar(files: &Files) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for (name, bytes) in files {
