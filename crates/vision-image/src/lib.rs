@@ -8,13 +8,16 @@ mod codec;
 pub mod colour;
 pub mod draw;
 mod error;
+mod labels;
+pub mod palette;
 mod picture;
 mod resample;
 
 pub use codec::{
-    Format, MAX_PIXELS, Probe, decode, decode_native, decode_native_limited, encode_jpeg, encode_png, open,
-    open_native,
+    Format, MAX_PIXELS, Probe, decode, decode_labels, decode_native, decode_native_limited, encode_indexed,
+    encode_jpeg, encode_png, open, open_labels, open_native, probe,
 };
 pub use error::{Error, Result};
+pub use labels::LabelMap;
 pub use picture::Image;
 pub use resample::{Filter, resize, resize_box, resize_short_side};

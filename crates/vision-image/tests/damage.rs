@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use proptest::prelude::*;
-use vision_image::{Error, decode, decode_native, decode_native_limited};
+use vision_image::{Error, decode, decode_labels, decode_native, decode_native_limited};
 
 fn files() -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
@@ -81,6 +81,9 @@ proptest! {
             // A header cannot make a small file take much memory.
             prop_assert!(image.data().len() <= bytes.len() * 1040 * 8 * 4);
         }
+        if let Ok(labels) = decode_labels(&bytes) {
+            prop_assert!(labels.data().len() <= bytes.len() * 1040 * 8);
+        }
     }
 
     #[test]
@@ -92,6 +95,7 @@ proptest! {
         };
         file.extend(bytes);
         prop_assert!(decode(&file).is_err());
+        prop_assert!(decode_labels(&file).is_err());
     }
 }
 

@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use vision_image::{
-    Filter, Image, colour, decode_native, open, open_native, resize, resize_box, resize_short_side,
+    Filter, Image, colour, decode_native, open, open_labels, open_native, resize, resize_box,
+    resize_short_side,
 };
 
 struct Case {
@@ -147,6 +148,17 @@ fn files() {
         assert!(largest <= most && mean <= average, "{name}: {largest} levels, {mean} on average");
         let rgb = open(fixtures().join(name)).unwrap();
         assert_eq!(rgb, got.to_rgb(), "{name}");
+    }
+}
+
+#[test]
+fn masks() {
+    for case in cases(&["labels"]) {
+        let labels = open_labels(fixtures().join(&case.words[1])).unwrap();
+        assert_eq!(labels.into_gray(), case.want, "{}", case.words[1]);
+    }
+    for name in ["rgb.png", "rgba.png", "gray16.png", "gray_alpha.png", "444.jpg"] {
+        assert!(open_labels(fixtures().join(name)).is_err(), "{name}");
     }
 }
 

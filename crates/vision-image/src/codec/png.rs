@@ -13,10 +13,10 @@ use crate::picture::Image;
 pub(super) const SIGNATURE: [u8; 8] = *b"\x89PNG\r\n\x1a\n";
 
 /// Deflate reaches at most about 1032 to 1, and the thinnest pixels take one bit.
-const PIXELS_PER_BYTE: u64 = 1040 * 8;
+pub(super) const PIXELS_PER_BYTE: u64 = 1040 * 8;
 
 /// What text, colour profiles and row buffers may take; pixels are bounded by their number.
-const MAX_SIDE_DATA: u64 = 256 << 20;
+pub(super) const MAX_SIDE_DATA: u64 = 256 << 20;
 
 pub(super) fn decode(bytes: &[u8], limit: u64) -> Result<(Image, Orientation)> {
     walk(bytes)?;
@@ -62,7 +62,7 @@ fn high_bytes(data: &[u8]) -> Vec<u8> {
 }
 
 /// Goes from chunk to chunk to the end chunk: the decoder stops at the last row and would not miss what follows.
-fn walk(bytes: &[u8]) -> Result<()> {
+pub(super) fn walk(bytes: &[u8]) -> Result<()> {
     let mut at = SIGNATURE.len();
     loop {
         let Some(&[a, b, c, d, ref name @ ..]) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>())
