@@ -90,14 +90,19 @@ pub(super) fn parse<T: DeserializeOwned>(source: &Source, name: &str) -> Result<
 
 /// A number, or its digits as a text: both occur as identifiers.
 pub(super) fn number<'de, D: Deserializer<'de>>(input: D) -> std::result::Result<u64, D::Error> {
+    key(input)?.parse().map_err(serde::de::Error::custom)
+}
+
+/// A text, or a number as a text.
+pub(super) fn key<'de, D: Deserializer<'de>>(input: D) -> std::result::Result<String, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Either {
         Number(u64),
         Text(String),
     }
-    match Either::deserialize(input)? {
-        Either::Number(number) => Ok(number),
-        Either::Text(text) => text.parse().map_err(serde::de::Error::custom),
-    }
+    Ok(match Either::deserialize(input)? {
+        Either::Number(number) => number.to_string(),
+        Either::Text(text) => text,
+    })
 }

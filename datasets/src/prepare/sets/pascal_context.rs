@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 use vision_image::LabelMap;
 
-use super::json::{Mask, number, parse};
+use super::json::{Mask, key, number, parse};
 use super::{Job, bad};
 use crate::Result;
 use crate::prepare::canonical::{Draft, Finished, Sample, stem};
@@ -91,8 +91,8 @@ struct Root {
 
 #[derive(Deserialize)]
 struct Picture {
-    #[serde(deserialize_with = "number")]
-    image_id: u64,
+    #[serde(deserialize_with = "key")]
+    image_id: String,
     file_name: String,
     phase: String,
     height: u32,
@@ -108,8 +108,8 @@ struct Category {
 
 #[derive(Deserialize)]
 struct Annotation {
-    #[serde(deserialize_with = "number")]
-    image_id: u64,
+    #[serde(deserialize_with = "key")]
+    image_id: String,
     #[serde(deserialize_with = "number")]
     category_id: u64,
     segmentation: Mask,
@@ -128,19 +128,19 @@ pub(super) fn convert(job: Job) -> Result<Finished> {
             return Err(bad(json, "categories", format!("category {id} is {found}, expected {name}")));
         }
     }
-    let ids: BTreeSet<u64> = root.images.iter().map(|picture| picture.image_id).collect();
+    let ids: BTreeSet<&str> = root.images.iter().map(|picture| picture.image_id.as_str()).collect();
     if ids.len() != root.images.len() {
         return Err(bad(json, "images", "an image_id occurs twice"));
     }
-    let mut masks: BTreeMap<u64, Vec<(u16, Mask)>> = BTreeMap::new();
+    let mut masks: BTreeMap<String, Vec<(u16, Mask)>> = BTreeMap::new();
     for Annotation { image_id, category_id, segmentation } in root.annos_segmentation {
-        let sample = || format!("annotation of image {image_id}");
-        if !ids.contains(&image_id) {
-            return Err(bad(json, &sample(), "there is no such image"));
+        let sample = format!("annotation of image {image_id}");
+        if !ids.contains(image_id.as_str()) {
+            return Err(bad(json, &sample, "there is no such image"));
         }
         match u16::try_from(category_id).ok().filter(|&id| id > 0 && names.contains_key(&u64::from(id))) {
             Some(category) => masks.entry(image_id).or_default().push((category, segmentation)),
-            None => return Err(bad(json, &sample(), format!("there is no category {category_id}"))),
+            None => return Err(bad(json, &sample, format!("there is no category {category_id}"))),
         }
     }
 
