@@ -24,8 +24,15 @@ pub struct CatalogEntry {
     /// How many classes its labels have, if it has labels.
     #[serde(default)]
     pub classes: Option<usize>,
-    /// How many samples each part has once the set is ready.
+    /// How many samples each part has once the set is ready. Of sets for segmentation, a part that is
+    /// missing here is not checked.
     pub counts: BTreeMap<String, u64>,
+    /// Other counts that are right too, where what is published has changed.
+    #[serde(default)]
+    pub other_counts: Vec<BTreeMap<String, u64>>,
+    /// What users of the set should know; goes into its manifest.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// Whether it travels inside the library (feature `samples`); then there is nothing to prepare.
     #[serde(default)]
     pub embedded: bool,
@@ -35,10 +42,13 @@ pub struct CatalogEntry {
     /// How the prepared folder is read; absent for embedded and generated sets.
     #[serde(default)]
     pub layout: Option<Layout>,
+    /// Prepared sets that this one is made from.
+    #[serde(default)]
+    pub needs: Vec<String>,
     /// The files as published.
     #[serde(default)]
     pub archives: Vec<Archive>,
-    /// What the prepared folder holds.
+    /// What the prepared folder holds; empty for sets that are converted (see [`Layout::is_segmentation`]).
     #[serde(default)]
     pub files: Vec<PreparedFile>,
     /// An archive that unpacks to more bytes than this is refused.
@@ -60,6 +70,28 @@ pub enum Layout {
     Cifar100,
     /// The four IDX files of Fashion-MNIST.
     FashionMnist,
+    /// Segmentation, made from ADE20K in the form of SceneParse150.
+    Ade20k,
+    /// Segmentation, made from PASCAL VOC 2012.
+    Voc2012,
+    /// Segmentation, made from PASCAL-Context with 59 classes.
+    PascalContext,
+    /// Segmentation, made from SBD.
+    Sbd,
+    /// Segmentation, made from the prepared sets `voc2012` and `sbd`.
+    VocAug,
+    /// Segmentation, made from COCO 2017 with the classes of VOC.
+    CocoVoc21,
+    /// Segmentation, made from Cityscapes with 19 classes.
+    Cityscapes,
+}
+
+impl Layout {
+    /// Whether the set is converted to the layout of all segmentation sets: `images`, `labels` (grey PNG,
+    /// 255 does not count), `splits` and `classes.json`.
+    pub fn is_segmentation(self) -> bool {
+        !matches!(self, Self::Cifar10 | Self::Cifar100 | Self::FashionMnist)
+    }
 }
 
 /// A file as published.
@@ -70,9 +102,13 @@ pub struct Archive {
     pub file: String,
     /// What it is.
     pub kind: ArchiveKind,
-    /// The published digest as `algorithm:value`, the algorithm `md5` or `sha256`, the value in
-    /// hexadecimal digits.
+    /// The published digest as `algorithm:value`, the algorithm `md5`, `sha1` or `sha256`, the value in
+    /// hexadecimal digits; or `unchecked` where none is published, and then the manifest says which file it
+    /// was.
     pub digest: String,
+    /// The part that it is for, if one can do without; then it may be missing.
+    #[serde(default)]
+    pub optional_part: Option<String>,
     /// What the digest is of.
     #[serde(default)]
     pub digest_of: DigestOf,
@@ -85,6 +121,12 @@ pub struct Archive {
 pub enum ArchiveKind {
     /// A tar archive, compressed with gzip.
     TarGz,
+    /// A tar archive without compression.
+    Tar,
+    /// A zip archive.
+    Zip,
+    /// A file that is no archive.
+    Plain,
     /// One file, compressed with gzip; it unpacks to its name without `.gz`.
     Gz,
 }
@@ -111,6 +153,9 @@ pub struct PreparedFile {
     /// Its length in bytes.
     pub bytes: u64,
 }
+
+/// The digest of files for which none is published.
+pub(crate) const UNCHECKED: &str = "unchecked";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -173,25 +218,58 @@ impl CatalogEntry {
         if self.embedded || self.generated {
             return Ok(());
         }
-        if self.layout.is_none() || self.archives.is_empty() || self.files.is_empty() {
-            return Err(
-                "needs layout, archives and files, or embedded = true, or generated = true".to_owned()
-            );
+        let Some(layout) = self.layout else {
+            return Err("needs layout, or embedded = true, or generated = true".to_owned());
+        };
+        if (self.archives.is_empty() && self.needs.is_empty())
+            || layout.is_segmentation() != self.files.is_empty()
+        {
+            return Err("needs archives, and files unless it is for segmentation".to_owned());
         }
-        if self.max_bytes == 0 || self.max_entries == 0 {
+        if !self.archives.is_empty() && (self.max_bytes == 0 || self.max_entries == 0) {
             return Err("needs max_bytes and max_entries".to_owned());
         }
         for archive in &self.archives {
             match archive.digest.split_once(':') {
                 Some(("md5", value)) if value.len() == 32 => {}
+                Some(("sha1", value)) if value.len() == 40 => {}
                 Some(("sha256", value)) if value.len() == 64 => {}
-                _ => return Err(format!("{}: digest is no md5:… or sha256:…", archive.file)),
+                None if archive.digest == UNCHECKED && layout.is_segmentation() => {}
+                _ => return Err(format!("{}: digest is no md5:…, sha1:… or sha256:…", archive.file)),
+            }
+            if matches!(archive.kind, ArchiveKind::Tar | ArchiveKind::Zip | ArchiveKind::Plain)
+                && !layout.is_segmentation()
+            {
+                return Err(format!("{}: of this kind only for segmentation", archive.file));
+            }
+            if archive.kind == ArchiveKind::Gz && layout.is_segmentation() {
+                return Err(format!("{}: kind = \"gz\" is not for segmentation", archive.file));
             }
             if archive.digest_of == DigestOf::Content && archive.kind != ArchiveKind::Gz {
                 return Err(format!("{}: digest_of = \"content\" is for kind = \"gz\"", archive.file));
             }
         }
         Ok(())
+    }
+}
+
+impl CatalogEntry {
+    /// Whether a prepared set has the right numbers of samples; the error says what differs.
+    pub(crate) fn check_counts(&self, found: &BTreeMap<String, u64>) -> std::result::Result<(), String> {
+        let segmentation = self.layout.is_some_and(Layout::is_segmentation);
+        let optional =
+            |part: &String| self.archives.iter().any(|archive| archive.optional_part.as_ref() == Some(part));
+        let right = |wanted: &BTreeMap<String, u64>| {
+            let present = wanted.iter().all(|(part, count)| match found.get(part) {
+                Some(found) => found == count,
+                None => optional(part),
+            });
+            present && (segmentation || found.len() == wanted.len())
+        };
+        if std::iter::once(&self.counts).chain(&self.other_counts).any(right) {
+            return Ok(());
+        }
+        Err(format!("has {found:?} samples, the catalogue says {:?}", self.counts))
     }
 }
 
@@ -212,6 +290,13 @@ mod tests {
             "cifar100",
             "fashion-mnist",
             "context-scenes",
+            "ade20k",
+            "voc2012",
+            "pascal-context",
+            "sbd",
+            "voc2012-aug",
+            "coco-voc21",
+            "cityscapes",
         ];
         assert_eq!(names, want);
         for entry in &entries {

@@ -184,6 +184,24 @@ pub enum Error {
         /// Why it was refused.
         problem: String,
     },
+    /// An archive lacks something that the set is made from.
+    #[error("{path}: there is no {entry:?} in it", path = path.display())]
+    MissingEntry {
+        /// The archive.
+        path: PathBuf,
+        /// The name looked for.
+        entry: String,
+    },
+    /// Labels that do not fit the classes, the picture or their own format.
+    #[error("{path}, {sample}: {problem}", path = path.display())]
+    Annotation {
+        /// The archive or file that the labels come from.
+        path: PathBuf,
+        /// The sample, or the entry of the archive.
+        sample: String,
+        /// What was found and what was expected.
+        problem: String,
+    },
     /// The catalogue or a manifest cannot be read.
     #[error("{what}: {problem}")]
     Manifest {
@@ -198,6 +216,15 @@ impl Error {
     /// An [`Error::Io`] for `path`.
     pub(crate) fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Self::Io { path: path.into(), source }
+    }
+
+    /// An [`Error::Annotation`].
+    pub(crate) fn annotation(
+        path: impl Into<PathBuf>,
+        sample: impl Into<String>,
+        problem: impl Into<String>,
+    ) -> Self {
+        Self::Annotation { path: path.into(), sample: sample.into(), problem: problem.into() }
     }
 
     /// An [`Error::Argument`].

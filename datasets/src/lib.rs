@@ -12,6 +12,7 @@ mod labelled;
 mod loader;
 mod memory;
 mod open_set;
+pub mod overlap;
 pub mod prepare;
 mod rng;
 mod sampler;

@@ -66,15 +66,23 @@ pub(crate) fn run(workspace: &Workspace, command: Command) -> Result<bool> {
             let options = PrepareOptions { archives, root: root(data) };
             let manifest = prepare(&set, &options, &mut |line| println!("{line}"))?;
             println!("{set}: ready under {}, {}", options.root.display(), counts(&manifest.counts));
+            for note in &manifest.notes {
+                println!("{set}: {note}");
+            }
         }
         Command::Verify { set, data } => {
             let report = verify(&set, &root(data))?;
             println!(
-                "{set}: {} files, {} bytes as in the manifest, {}",
+                "{set}: {} files, {} bytes, {}, {} problems",
                 report.files,
                 report.bytes,
-                counts(&report.counts)
+                counts(&report.counts),
+                report.problems.len()
             );
+            for problem in &report.problems {
+                println!("{set}: {problem}");
+            }
+            return Ok(report.is_ok());
         }
         Command::Show { set, split, count, data, out } => {
             let (split, word) = match split {
@@ -108,15 +116,27 @@ fn counts(counts: &std::collections::BTreeMap<String, u64>) -> String {
 
 fn list(workspace: &Workspace) -> Result<()> {
     for entry in catalog()? {
-        let place = match (entry.embedded, entry.generated) {
-            (true, _) => "in the library",
-            (_, true) => "made from a seed",
-            _ => "from archives",
+        let place = if entry.embedded {
+            "in the library".to_owned()
+        } else if entry.generated {
+            "made from a seed".to_owned()
+        } else if entry.needs.is_empty() {
+            "from archives".to_owned()
+        } else {
+            format!("from the prepared sets {}", entry.needs.join(" and "))
         };
-        println!("{:<20} {} ({})", entry.name, entry.title, counts(&entry.counts));
+        let known = match counts(&entry.counts) {
+            counts if counts.is_empty() => "counted when it is prepared".to_owned(),
+            counts => counts,
+        };
+        println!("{:<20} {} ({known})", entry.name, entry.title);
         println!("{:<20} {place}, licence {}, {}", "", entry.licence, entry.homepage);
         for archive in &entry.archives {
-            println!("{:<20} {} {}", "", archive.file, archive.digest);
+            let may_be_missing = match &archive.optional_part {
+                Some(part) => format!(", only for {part}"),
+                None => String::new(),
+            };
+            println!("{:<20} {} {}{may_be_missing}", "", archive.file, archive.digest);
         }
         let users: Vec<_> = workspace
             .papers()

@@ -16,8 +16,8 @@ mod resample;
 
 pub use blur::gaussian_blur;
 pub use codec::{
-    Format, MAX_PIXELS, decode, decode_labels, decode_native, decode_native_limited, encode_indexed,
-    encode_jpeg, encode_png, open, open_labels, open_native,
+    Format, MAX_PIXELS, Probe, decode, decode_labels, decode_native, decode_native_limited, encode_indexed,
+    encode_jpeg, encode_png, open, open_labels, open_native, probe,
 };
 pub use error::{Error, Result};
 pub use labels::LabelMap;

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use md5::Md5;
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use crate::dataset::hex;
@@ -13,14 +14,16 @@ use crate::{Error, Result};
 /// A digest that is being made of a stream of bytes.
 pub(super) enum Hasher {
     Md5(Md5),
+    Sha1(Sha1),
     Sha256(Sha256),
 }
 
 impl Hasher {
-    /// For `md5` or `sha256`; `None` for others.
+    /// For `md5`, `sha1` or `sha256`; `None` for others.
     pub(super) fn new(algorithm: &str) -> Option<Self> {
         match algorithm {
             "md5" => Some(Self::Md5(Md5::new())),
+            "sha1" => Some(Self::Sha1(Sha1::new())),
             "sha256" => Some(Self::Sha256(Sha256::new())),
             _ => None,
         }
@@ -29,6 +32,7 @@ impl Hasher {
     pub(super) fn update(&mut self, bytes: &[u8]) {
         match self {
             Self::Md5(hash) => hash.update(bytes),
+            Self::Sha1(hash) => hash.update(bytes),
             Self::Sha256(hash) => hash.update(bytes),
         }
     }
@@ -37,6 +41,7 @@ impl Hasher {
     pub(super) fn finish(self) -> String {
         match self {
             Self::Md5(hash) => hex(&hash.finalize()),
+            Self::Sha1(hash) => hex(&hash.finalize()),
             Self::Sha256(hash) => hex(&hash.finalize()),
         }
     }
@@ -45,7 +50,7 @@ impl Hasher {
 /// Length and digest of a file.
 pub(super) fn digest_file(path: &Path, algorithm: &str) -> Result<(u64, String)> {
     let mut hasher = Hasher::new(algorithm).ok_or_else(|| {
-        Error::argument("digest", format!("algorithm {algorithm:?}, known are md5 and sha256"))
+        Error::argument("digest", format!("algorithm {algorithm:?}, known are md5, sha1 and sha256"))
     })?;
     let mut file = File::open(path).map_err(|source| Error::io(path, source))?;
     let mut buffer = vec![0u8; 1 << 16];
@@ -58,6 +63,11 @@ pub(super) fn digest_file(path: &Path, algorithm: &str) -> Result<(u64, String)>
         hasher.update(bytes);
         length += read as u64;
     }
+}
+
+/// The SHA-256 of bytes in memory.
+pub(super) fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
 }
 
 /// Compares the file at `path` with a published digest `algorithm:value`. `named` is the file to name in
@@ -86,6 +96,7 @@ mod tests {
         let path = dir.path().join("abc");
         std::fs::write(&path, b"abc").unwrap();
         // The examples of RFC 1321 and FIPS 180.
+        assert_eq!(digest_file(&path, "sha1").unwrap().1, "a9993e364706816aba3e25717850c26c9cd0d89d");
         assert_eq!(digest_file(&path, "md5").unwrap(), (3, "900150983cd24fb0d6963f7d28e17f72".into()));
         let sha = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         check_digest(&path, &format!("sha256:{}", sha.to_uppercase()), &path).unwrap();

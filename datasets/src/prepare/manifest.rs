@@ -12,14 +12,14 @@ use crate::{Error, Result};
 /// The file name of the manifest in a prepared folder.
 pub const MANIFEST: &str = "manifest.json";
 
-/// The version this crate writes.
-pub(super) const FORMAT: u32 = 1;
+/// The version this crate writes. Version 1 had no overlaps and notes.
+pub(super) const FORMAT: u32 = 2;
 
 /// What a prepared folder holds; its `manifest.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Version of this form, 1.
+    /// Version of this form, 1 or 2.
     pub format: u32,
     /// The name of the set.
     pub name: String,
@@ -27,6 +27,12 @@ pub struct Manifest {
     pub counts: BTreeMap<String, u64>,
     /// The published files it was made from, and their digests.
     pub archives: BTreeMap<String, String>,
+    /// Parts that share samples, as `TRAIN/HELD_OUT`, and how many.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub overlaps: BTreeMap<String, u64>,
+    /// What users of the set should know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// The files, sorted by path.
     pub files: Vec<ManifestFile>,
 }
@@ -57,8 +63,8 @@ impl Manifest {
         };
         let bad = |problem: String| Error::Manifest { what: path.display().to_string(), problem };
         let manifest: Self = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
-        if manifest.format != FORMAT {
-            return Err(bad(format!("format {}, this version reads {FORMAT}", manifest.format)));
+        if !(1..=FORMAT).contains(&manifest.format) {
+            return Err(bad(format!("format {}, this version reads 1 to {FORMAT}", manifest.format)));
         }
         match manifest.files.iter().find(|file| below(dir, Path::new(&file.path)).is_none()) {
             Some(file) => Err(bad(format!("{:?} is no path below the folder", file.path))),
@@ -66,9 +72,59 @@ impl Manifest {
         }
     }
 
+    /// With one line per file: large sets have hundreds of thousands.
     pub(super) fn to_json(&self) -> Result<String> {
-        serde_json::to_string_pretty(self)
-            .map(|text| text + "\n")
-            .map_err(|error| Error::Manifest { what: MANIFEST.to_owned(), problem: error.to_string() })
+        let bad = |error: serde_json::Error| Error::Manifest {
+            what: MANIFEST.to_owned(),
+            problem: error.to_string(),
+        };
+        let head = Self { files: Vec::new(), ..self.clone() };
+        let mut text = serde_json::to_string_pretty(&head).map_err(bad)?;
+        let Some(at) = text.rfind("[]") else {
+            return Ok(text);
+        };
+        let lines = self
+            .files
+            .iter()
+            .map(serde_json::to_string)
+            .collect::<std::result::Result<Vec<_>, _>>()
+            .map_err(bad)?;
+        text.replace_range(at..at + 2, &format!("[\n    {}\n  ]", lines.join(",\n    ")));
+        text.push('\n');
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_per_file_and_older_forms_are_read() {
+        let file = |path: &str| ManifestFile { path: path.into(), bytes: 7, sha256: "ab".into() };
+        let manifest = Manifest {
+            format: FORMAT,
+            name: "few".into(),
+            counts: BTreeMap::from([("train".into(), 1)]),
+            archives: BTreeMap::new(),
+            overlaps: BTreeMap::from([("trainval/val".into(), 3)]),
+            notes: vec!["none [] here".into()],
+            files: vec![file("a"), file("b/c")],
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let write = |text: &str| fs::write(dir.path().join(MANIFEST), text).unwrap();
+        let text = manifest.to_json().unwrap();
+        assert_eq!(text.lines().filter(|line| line.contains("sha256")).count(), 2);
+        write(&text);
+        assert_eq!(Manifest::read(dir.path()).unwrap().unwrap(), manifest);
+        let empty = Manifest { files: vec![], ..manifest };
+        write(&empty.to_json().unwrap());
+        assert_eq!(Manifest::read(dir.path()).unwrap().unwrap(), empty);
+        write(r#"{"format":1,"name":"old","counts":{"train":2},"archives":{},"files":[]}"#);
+        assert_eq!(Manifest::read(dir.path()).unwrap().unwrap().format, 1);
+        for text in [r#"{"format":3,"name":"x","counts":{},"archives":{},"files":[]}"#, "{"] {
+            write(text);
+            assert!(Manifest::read(dir.path()).is_err());
+        }
     }
 }

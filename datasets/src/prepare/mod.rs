@@ -3,9 +3,24 @@
 //! A prepared set is the folder `ROOT/NAME` with the files the catalogue lists and a `manifest.json`. It
 //! appears all at once: everything is made in a temporary folder beside it, checked, and renamed. So an
 //! interrupted run leaves no half of a set, at most a folder `.NAME.….partial` that can be deleted.
+//!
+//! Sets for segmentation are converted on the way, all to the same layout:
+//!
+//! ```text
+//! images/ID.jpg or ID.png   as published
+//! labels/ID.png             grey, 8 bits: the class from 0, 255 where a pixel does not count
+//! splits/PART.txt           one ID per line: train, val, …; pictures of `test` may have no labels
+//! classes.json              {"classes", "palette", "ignore", "submission_offset", "evaluation"}
+//! ```
 
+mod archive;
+mod canonical;
+mod classes;
 mod digest;
+mod exif;
 mod manifest;
+mod segmentation;
+mod sets;
 mod unpack;
 mod verify;
 
@@ -66,6 +81,7 @@ pub fn prepare_from(
     }
     let archives = find_archives(entry, options.archives.as_deref())?;
     fs::create_dir_all(&options.root).map_err(|source| Error::io(&options.root, source))?;
+    name_leftovers(entry, &options.root, progress)?;
     let temporary = tempfile::Builder::new()
         .prefix(&format!(".{}.", entry.name))
         .suffix(".partial")
@@ -77,26 +93,14 @@ pub fn prepare_from(
     for folder in [&unpacked, &ready] {
         fs::create_dir(folder).map_err(|source| Error::io(folder, source))?;
     }
-    for (archive, path) in &archives {
-        progress(&format!("checking and unpacking {}", path.display()));
-        unpack_checked(entry, archive, path, &unpacked)?;
-    }
-    progress("checking the files");
-    let files = collect(entry, &unpacked, &ready)?;
-    let counts = verify::count(entry, &ready)?;
-    if counts != entry.counts {
-        return Err(problem(format!("has {counts:?} samples, the catalogue says {:?}", entry.counts)));
-    }
-    let manifest = Manifest {
-        format: manifest::FORMAT,
-        name: entry.name.clone(),
-        counts,
-        archives: archives
-            .iter()
-            .map(|(archive, _)| (archive.file.clone(), archive.digest.clone()))
-            .collect(),
-        files,
+    let manifest = match entry.layout {
+        Some(layout) if layout.is_segmentation() => {
+            let place = segmentation::Place { root: &options.root, unpacked: &unpacked, ready: &ready };
+            segmentation::make(entry, layout, &archives, &place, progress)?
+        }
+        _ => make_listed(entry, &archives, &unpacked, &ready, progress)?,
     };
+    entry.check_counts(&manifest.counts).map_err(problem)?;
     write_synced(&ready.join(MANIFEST), manifest.to_json()?.as_bytes())?;
     if let Err(source) = fs::rename(&ready, &target) {
         // Another run may have been faster.
@@ -104,6 +108,55 @@ pub fn prepare_from(
     }
     progress(&format!("{} is ready", target.display()));
     Ok(manifest)
+}
+
+/// Unpacks everything and takes the files that the catalogue lists.
+fn make_listed(
+    entry: &CatalogEntry,
+    archives: &[(&Archive, PathBuf)],
+    unpacked: &Path,
+    ready: &Path,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Manifest> {
+    for (archive, path) in archives {
+        progress(&format!("checking and unpacking {}", path.display()));
+        unpack_checked(entry, archive, path, unpacked)?;
+    }
+    progress("checking the files");
+    let files = collect(entry, unpacked, ready)?;
+    Ok(Manifest {
+        format: manifest::FORMAT,
+        name: entry.name.clone(),
+        counts: verify::count(entry, ready)?,
+        archives: archives
+            .iter()
+            .map(|(archive, _)| (archive.file.clone(), archive.digest.clone()))
+            .collect(),
+        overlaps: BTreeMap::new(),
+        notes: entry.notes.clone(),
+        files,
+    })
+}
+
+/// Names folders that an interrupted run has left, which take space and are never used again.
+fn name_leftovers(entry: &CatalogEntry, root: &Path, progress: &mut dyn FnMut(&str)) -> Result<()> {
+    let mut found = Vec::new();
+    for item in fs::read_dir(root).map_err(|source| Error::io(root, source))? {
+        let path = item.map_err(|source| Error::io(root, source))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let rest = name.strip_prefix('.').and_then(|name| name.strip_prefix(&entry.name));
+        if rest.is_some_and(|rest| rest.starts_with('.') && rest.ends_with(".partial")) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    for path in found {
+        progress(&format!(
+            "{} is from a run that was interrupted or is still going on; delete it in the first case",
+            path.display()
+        ));
+    }
+    Ok(())
 }
 
 /// The manifest of a set that is already prepared in `target`, or `None` if nothing is there.
@@ -137,6 +190,7 @@ fn find_archives<'a>(entry: &'a CatalogEntry, folder: Option<&Path>) -> Result<V
     for archive in &entry.archives {
         match folder.map(|folder| folder.join(&archive.file)).filter(|path| path.is_file()) {
             Some(path) => found.push((archive, path)),
+            None if archive.optional_part.is_some() => {}
             None => missing.push(format!("{} ({})", archive.file, archive.digest)),
         }
     }
@@ -159,6 +213,10 @@ fn unpack_checked(entry: &CatalogEntry, archive: &Archive, path: &Path, unpacked
     }
     match archive.kind {
         ArchiveKind::TarGz => unpack::tar_gz(path, unpacked, limits),
+        // The catalogue has these for segmentation only, and says so when it is read.
+        ArchiveKind::Tar | ArchiveKind::Zip | ArchiveKind::Plain => {
+            Err(Error::argument("kind", format!("{} cannot be unpacked for this layout", archive.file)))
+        }
         ArchiveKind::Gz => {
             let name = archive.file.strip_suffix(".gz").unwrap_or(&archive.file);
             let target = unpack::below(unpacked, Path::new(name))

@@ -16,9 +16,9 @@ pub(super) struct Limits {
 }
 
 /// Tar pads every entry to 512 bytes, has a header of 512 for each, and may have long names in between.
-const TAR_OVERHEAD_PER_ENTRY: u64 = 8 << 10;
+pub(super) const TAR_OVERHEAD_PER_ENTRY: u64 = 8 << 10;
 /// The end of an archive may be padded to any block size in use.
-const TAR_OVERHEAD: u64 = 1 << 20;
+pub(super) const TAR_OVERHEAD: u64 = 1 << 20;
 
 /// Fails instead of ending when more than `left` bytes come: a bomb is not a short file.
 struct Bounded<R> {

@@ -4,11 +4,13 @@ mod encode;
 mod jpeg;
 mod labels;
 mod png;
+mod probe;
 
 use std::path::Path;
 
 pub use encode::{encode_jpeg, encode_png};
 pub use labels::{decode_labels, encode_indexed, open_labels};
+pub use probe::{Probe, probe};
 
 use crate::error::{Error, Result};
 use crate::picture::Image;
