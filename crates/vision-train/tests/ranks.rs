@@ -49,6 +49,7 @@ fn train_well(world: usize, out: &Path, resume: bool, config: &Resolved<ToyConfi
 /// Batches of eight over all ranks, without what depends on the rank.
 fn config(world: usize, change: impl FnOnce(&mut ToyConfig)) -> Resolved<ToyConfig> {
     resolved(|c| {
+        c.data.samples = 48;
         c.data.batch_size = 8 / world;
         c.drop = false;
         c.share = ALL;
@@ -68,7 +69,7 @@ fn assert_close(a: &Path, b: &Path, tolerance: f64) {
         for (name, array) in &one.tensors {
             let (a, b) = (array.to_f64().unwrap(), two.require(name).unwrap().to_f64().unwrap());
             let furthest = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-            assert!(furthest <= tolerance, "{name}: {furthest}");
+            assert!(furthest <= tolerance, "{name}: {furthest}, not {tolerance}");
         }
     }
     let position = |c: &Checkpoint| (c.trainer.step, c.trainer.epoch, c.trainer.batch, c.trainer.samples);
@@ -84,7 +85,8 @@ fn last_row(out: &Path, name: &str) -> f64 {
 
 #[test]
 fn ranks_together_train_as_one_on_the_whole_batch() {
-    for (accumulate, clip_norm, samples) in [(1, None, 50), (2, Some(0.5), 48)] {
+    // The last of 47 samples are seven: shares of four and three.
+    for (accumulate, clip_norm, samples) in [(1, None, 47), (2, Some(0.5), 48)] {
         let change = |c: &mut ToyConfig| {
             c.data.samples = samples;
             c.run.accumulate = accumulate;
@@ -94,10 +96,6 @@ fn ranks_together_train_as_one_on_the_whole_batch() {
         let ctx = Context::new(Device::Cpu, single.path());
         let want = Trainer::<Toy>::new(&config(1, change), &no_data(), &ctx).run().unwrap();
         for world in [1, 2, 4] {
-            // The remainder of 50 is too small for four ranks, so that another batch would be larger.
-            if world == 4 && samples == 50 {
-                continue;
-            }
             let out = tempfile::tempdir().unwrap();
             let outcomes = train_well(world, out.path(), false, &config(world, change));
             assert_close(single.path(), out.path(), if world == 1 { 0.0 } else { 1e-5 });
@@ -228,7 +226,7 @@ fn a_loss_that_is_not_finite_on_one_rank_stops_all() {
     }
     let out = tempfile::tempdir().unwrap();
     for outcome in train_well(2, out.path(), false, &poisoned(NonFinite::Skip)) {
-        assert_eq!(outcome.step, 21);
+        assert_eq!(outcome.step, 18);
     }
 }
 

@@ -101,13 +101,11 @@ impl Place {
             return Ok(None);
         };
         let number = |name: &str| -> Result<Option<usize>> {
-            variable(name)
-                .map(|text| {
-                    text.trim().parse().map_err(|_: std::num::ParseIntError| {
-                        Error::Usage(format!("environment variable {name}: `{text}` is not a number"))
-                    })
-                })
-                .transpose()
+            let Some(text) = variable(name) else { return Ok(None) };
+            match text.trim().parse() {
+                Ok(number) => Ok(Some(number)),
+                Err(_) => Err(Error::Usage(format!("environment variable {name}: `{text}` is not a number"))),
+            }
         };
         let first = |candidates: &[&str]| -> Result<Option<usize>> {
             candidates.iter().find_map(|name| number(name).transpose()).transpose()

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::environment::LAUNCHED;
 use crate::error::{Error, Result};
 
-const LOOK: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(10);
 
 /// How the processes ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ const LOOK: Duration = Duration::from_millis(50);
 pub enum Ended {
     /// All did their work.
     Well,
-    /// This rank was the first that did not.
+    /// This rank was the first that did not, as far as that could be seen.
     Badly {
         /// The rank.
         rank: usize,
@@ -66,17 +66,20 @@ pub fn start_local(
     let mut ended = Ended::Well;
     let mut failed: Option<Instant> = None;
     loop {
+        let mut news = Vec::new();
         for (rank, (child, status)) in children.0.iter_mut().enumerate() {
-            if status.is_some() {
-                continue;
+            if status.is_none() {
+                *status = child.try_wait().map_err(|error| Error::io(program, error))?;
+                news.extend(status.filter(|status| !status.success()).map(|status| (rank, status)));
             }
-            *status = child.try_wait().map_err(|error| Error::io(program, error))?;
-            if let Some(status) = status.filter(|status| !status.success())
-                && failed.is_none()
-            {
-                failed = Some(Instant::now());
-                ended = Ended::Badly { rank, how: how(status), code: code(status) };
-            }
+        }
+        // Of several that ended since the last look, one that was killed is the cause and not the consequence.
+        let first = news.iter().find(|(_, status)| status.code().is_none()).or(news.first());
+        if let Some(&(rank, status)) = first
+            && failed.is_none()
+        {
+            failed = Some(Instant::now());
+            ended = Ended::Badly { rank, how: how(status), code: code(status) };
         }
         if children.0.iter().all(|(_, status)| status.is_some()) {
             return Ok(ended);

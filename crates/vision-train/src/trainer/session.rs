@@ -241,7 +241,7 @@ impl<'a, R: Recipe> Session<'a, R> {
     ) -> Result<Option<String>> {
         for phase in 0..R::PHASES {
             let losses = self.recipe.losses(batch, &step_at(phase)).and_then(|losses| numbers::<R>(losses));
-            let note = |(_, total, named): &(Losses, f64, Vec<(String, f64)>)| LossNote {
+            let note = |(_, total, named): &Read| LossNote {
                 total: total.to_bits(),
                 named: named.iter().map(|(name, value)| (name.clone(), value.to_bits())).collect(),
             };
@@ -306,8 +306,11 @@ impl<'a, R: Recipe> Session<'a, R> {
     }
 }
 
+/// A loss, its value, and the numbers beside it.
+type Read = (Losses, f64, Vec<(String, f64)>);
+
 /// Reads the numbers of a loss from its tensors.
-fn numbers<R: Recipe>(losses: Losses) -> Result<(Losses, f64, Vec<(String, f64)>)> {
+fn numbers<R: Recipe>(losses: Losses) -> Result<Read> {
     if losses.total.elem_count() != 1 {
         return Err(Error::Core(vision_core::Error::shape(
             format!("{}: total loss", R::NAME),
