@@ -206,8 +206,7 @@ pub fn find(name: &str) -> Result<CatalogEntry> {
 impl CatalogEntry {
     /// Whether [`open_segmentation_set`](crate::open_segmentation_set) opens it.
     pub fn is_segmentation(&self) -> bool {
-        let labelled = |layout| matches!(layout, Layout::Cifar10 | Layout::Cifar100 | Layout::FashionMnist);
-        self.generated || self.layout.is_some_and(|layout| !labelled(layout))
+        self.generated || self.layout.is_some_and(Layout::is_segmentation)
     }
 
     fn check(&self) -> std::result::Result<(), String> {

@@ -1,8 +1,9 @@
 //! Training as [`vision_train`] runs it.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
+use vision_core::dist::Collective;
 use vision_core::params::ParamStore;
 use vision_core::rng::Key;
 use vision_datasets::{DataRoot, Dataset, Split};
@@ -25,7 +26,8 @@ use crate::weights;
 /// The system of the paper: network, memory bank and objective.
 ///
 /// One step: features of the batch, their loss against the bank, its gradient, the optimiser's update, and
-/// the bank rows of the batch replaced by features from before that update.
+/// the bank rows of the batch replaced by features from before that update. Several ranks each take the loss of their
+/// part of the batch and update the same bank with the features of all.
 #[derive(Debug)]
 pub struct InstDiscRecipe {
     model: InstDisc,
@@ -36,6 +38,8 @@ pub struct InstDiscRecipe {
     /// What the baselines reach on a split: it does not change while the network learns.
     baselines: Mutex<Option<(Split, Vec<Value>)>>,
     device: Device,
+    /// Other ranks, if there are any.
+    ranks: Option<Arc<dyn Collective>>,
 }
 
 /// What exists only once the number of pictures is known.
@@ -43,6 +47,35 @@ pub struct InstDiscRecipe {
 struct Training {
     bank: MemoryBank,
     criterion: Criterion,
+}
+
+impl Training {
+    /// Puts the features of all ranks into the bank, in the order of the ranks, and makes their normalisers one: the
+    /// mean of what each estimated from its batch.
+    fn update_together(&mut self, ranks: &dyn Collective, index: &[u32], features: &Tensor) -> Result<()> {
+        let width = self.bank.dim();
+        let values = features.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+        let mut mine = vec![self.criterion.z().unwrap_or(f64::NAN)];
+        for (&row, values) in index.iter().zip(values.chunks(width)) {
+            mine.push(f64::from(row));
+            mine.extend_from_slice(values);
+        }
+        let (mut z, mut rows, mut all) = (Vec::new(), Vec::new(), Vec::new());
+        for theirs in ranks.all_gather("bank.update", &mine)? {
+            let Some((first, entries)) = theirs.split_first() else { continue };
+            z.push(*first);
+            for entry in entries.chunks_exact(1 + width) {
+                rows.extend(entry.first().map(|&row| row as u32));
+                all.extend(entry.iter().skip(1).map(|&value| value as f32));
+            }
+        }
+        // A mean of equal numbers need not be that number.
+        if z.iter().any(|other| z.first().is_some_and(|first| first.to_bits() != other.to_bits())) {
+            self.criterion.set_z(Some(z.iter().sum::<f64>() / z.len() as f64));
+        }
+        let features = Tensor::from_vec(all, (rows.len(), width), features.device())?;
+        self.bank.update(&rows, &features)
+    }
 }
 
 impl InstDiscRecipe {
@@ -131,6 +164,7 @@ impl Recipe for InstDiscRecipe {
             pending: None,
             baselines: Mutex::new(None),
             device: ctx.device.clone(),
+            ranks: ctx.several(),
         })
     }
 
@@ -202,7 +236,11 @@ impl Recipe for InstDiscRecipe {
     fn after_step(&mut self, batch: &Batch, _step: &Step) -> vision_train::Result<()> {
         let training = self.training.as_mut().ok_or_else(not_started)?;
         if let Some(features) = self.pending.take() {
-            training.bank.update(&batch.index, &features).map_err(TrainError::from)?;
+            match &self.ranks {
+                None => training.bank.update(&batch.index, &features),
+                Some(ranks) => training.update_together(&**ranks, &batch.index, &features),
+            }
+            .map_err(TrainError::from)?;
         }
         Ok(())
     }

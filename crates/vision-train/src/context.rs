@@ -1,12 +1,14 @@
-//! Where a run happens: device, threads, folders.
+//! Where a run happens: device, threads, folders, ranks.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{DType, Device};
+use vision_core::dist::{Collective, Single};
 
-/// What a recipe may know about the machine and the run. None of it changes a result.
+/// What a recipe may know about the machine and the run. None of it changes a result, but for the number of ranks: each
+/// adds a batch to every step.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Context {
@@ -24,6 +26,9 @@ pub struct Context {
     pub skip_broken: usize,
     /// Set to stop training after the current step. Long evaluations may look at it too.
     pub interrupt: Arc<AtomicBool>,
+    /// The ranks that train together; [`Single`] if there is only this one. A recipe hands it to layers that work
+    /// on the batch of all ranks, and exchanges with it what it keeps besides parameters.
+    pub collective: Arc<dyn Collective>,
 }
 
 impl Context {
@@ -37,6 +42,7 @@ impl Context {
             out: out.into(),
             skip_broken: 0,
             interrupt: Arc::new(AtomicBool::new(false)),
+            collective: Arc::new(Single),
         }
     }
 
@@ -52,6 +58,19 @@ impl Context {
     pub fn with_skip_broken(mut self, skip_broken: usize) -> Self {
         self.skip_broken = skip_broken;
         self
+    }
+
+    /// The same context as one rank of several.
+    #[must_use]
+    pub fn with_collective(mut self, collective: Arc<dyn Collective>) -> Self {
+        self.collective = collective;
+        self
+    }
+
+    /// The ranks that train together, if they are several: what
+    /// [`BatchNormConfig::collective`](vision_core::nn::BatchNormConfig::collective) takes.
+    pub fn several(&self) -> Option<Arc<dyn Collective>> {
+        (self.collective.world_size() > 1).then(|| Arc::clone(&self.collective))
     }
 
     /// Whether somebody asked the run to stop.

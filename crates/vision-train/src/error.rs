@@ -77,6 +77,14 @@ pub enum Error {
         /// Checkpoint written for inspection.
         checkpoint: PathBuf,
     },
+    /// Another rank could not go on, so this one does not either.
+    #[error("rank {rank} failed: {problem}")]
+    Rank {
+        /// The rank that failed.
+        rank: usize,
+        /// Its error.
+        problem: String,
+    },
     /// Training was asked to stop and did so after writing a checkpoint.
     #[error(
         "interrupted after step {step}; everything is saved in {}; run the same command with --resume to continue",

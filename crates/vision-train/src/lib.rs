@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 mod context;
 mod error;
+pub mod launch;
 pub mod optim;
 mod recipe;
 pub mod report;

@@ -43,6 +43,10 @@ pub trait RecipeConfig: Serialize + DeserializeOwned + Default + Clone + Send + 
 ///
 /// The trainer owns the loop: it asks for batches and losses, differentiates, updates the parameters,
 /// writes checkpoints and reports. It assumes nothing else about the model.
+///
+/// Where [`Context::collective`] holds several ranks, the trainer gives each its share of every batch and averages
+/// gradients. What a recipe changes itself ([`Recipe::after_step`]) it must change alike on all ranks, by exchanging
+/// what they have; the trainer compares it and stops if it differs.
 pub trait Recipe: Sized {
     /// Name used in run folders and messages, such as `instdisc`.
     const NAME: &'static str;
@@ -153,7 +157,14 @@ pub trait Recipe: Sized {
     /// If the data is missing or a forward pass fails.
     fn evaluate(&self, cfg: &Self::Config, data: &DataRoot, split: Split, ctx: &Context) -> Result<Report>;
 
-    /// Samples in a batch, for the throughput.
+    /// Whether every rank calls [`Recipe::evaluate`], which then brings their parts together through
+    /// [`Context::collective`]; what rank 0 returns counts. Otherwise rank 0 evaluates alone while the others wait.
+    fn evaluates_on_every_rank(cfg: &Self::Config) -> bool {
+        let _ = cfg;
+        false
+    }
+
+    /// Samples in a batch: the weight of this rank's loss among those of all ranks, and the throughput.
     fn batch_len(batch: &Self::Batch) -> usize;
 
     /// Names of the samples in a batch, for the message about a loss that is not finite.
@@ -199,7 +210,8 @@ pub struct Step {
     pub micro: usize,
     /// Which of [`Recipe::PHASES`] updates this is, from 0.
     pub phase: usize,
-    /// Key of every random choice of this batch and phase: a function of seed, epoch, batch and phase only.
+    /// Key of every random choice of this batch and phase: a function of seed, epoch, batch and phase only, and of the
+    /// rank if there are several.
     pub key: Key,
     /// Training behaviour is on.
     pub train: bool,

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Operation;
 
 /// Why a call of a [`super::Collective`] failed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum CollectiveError {
     /// Some ranks did not come in time.
@@ -48,6 +50,15 @@ pub enum CollectiveError {
         other: usize,
         /// What that one does.
         other_call: String,
+    },
+    /// Ranks are or would be connected wrongly: an address that cannot be used, two ranks of one number, ranks that
+    /// disagree on how many they are, or a message that is none.
+    #[error("rank {rank}: {problem}")]
+    Connection {
+        /// The rank that found it.
+        rank: usize,
+        /// What is wrong.
+        problem: String,
     },
 }
 

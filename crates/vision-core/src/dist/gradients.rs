@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 
 use super::{Collective, Values};
 use crate::error::{Error, Result};
-use crate::ops::support::{Float, check_cpu, check_dims, check_dtype, check_float, dispatch_float};
+use crate::ops::support::{Float, check_dims, check_dtype, check_float, dispatch_float};
 
 /// `loss`, the mean over the `items` of this rank's shard, times `world_size * items / (items of all ranks)`.
 ///
@@ -76,7 +76,6 @@ pub fn average_gradients(
             check_dims(&what(), grad, var.dims())?;
             check_dtype(&what(), grad, var.dtype())?;
             check_float(&what(), grad)?;
-            check_cpu(&what(), grad)?;
         }
     }
     let call = if weight.is_some() { "gradients.weighted" } else { "gradients" };
@@ -116,6 +115,34 @@ pub fn average_gradients(
     Ok(())
 }
 
+/// Gives every rank the values that rank `root` has for `params`: parameters, or buffers such as running statistics.
+///
+/// Integers are exchanged as `f64`, exact up to 2^53.
+///
+/// # Errors
+/// If the ranks have different parameters or do not come together, or the tensor library reports an error.
+pub fn broadcast_params(collective: &dyn Collective, params: &[(String, Var)], root: usize) -> Result<()> {
+    for (name, var) in params {
+        let flat = var.as_detached_tensor().flatten_all()?;
+        let sent = match var.dtype() {
+            DType::F32 => {
+                let mut values = flat.to_vec1::<f32>()?;
+                collective.broadcast(name, Values::F32(&mut values), root)?;
+                Tensor::from_vec(values, var.dims(), var.device())?
+            }
+            dtype => {
+                let mut values = flat.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+                collective.broadcast(name, Values::F64(&mut values), root)?;
+                Tensor::from_vec(values, var.dims(), var.device())?.to_dtype(dtype)?
+            }
+        };
+        if collective.rank() != root {
+            var.set(&sent)?;
+        }
+    }
+    Ok(())
+}
+
 /// `sum(weight * grad) / total` over the ranks.
 fn mean<T: Exchanged>(
     collective: &dyn Collective,
@@ -140,7 +167,7 @@ fn mean<T: Exchanged>(
     for value in &mut values {
         *value /= total;
     }
-    Ok(Tensor::from_vec(values, like.dims(), &Device::Cpu)?)
+    Ok(Tensor::from_vec(values, like.dims(), like.device())?)
 }
 
 /// Floats that [`Values`] takes.

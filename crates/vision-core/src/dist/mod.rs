@@ -5,11 +5,12 @@
 //! agree in operation, name and size. Sums are added in the order of the ranks, so results are the same on every rank
 //! and in every run, bit for bit, whatever the timing.
 //!
-//! [`Single`] is the world of one rank and [`Threads`] holds a world inside one process. NCCL and MPI will be two
-//! more implementations beside them.
+//! [`Single`] is the world of one rank, [`Threads`] holds a world inside one process, and [`Tcp`] connects processes.
+//! Features add `Mpi`, for processes that mpirun starts, and `Nccl`, for processes with a GPU each. All give the same
+//! results.
 //!
-//! What a step of data-parallel training needs on top of a model: [`weigh_loss`] before `backward`,
-//! [`average_gradients`] after it, and [`crate::nn::BatchNormConfig::collective`] where normalisation is to see
+//! What data-parallel training needs on top of a model: [`broadcast_params`] at the start, [`weigh_loss`] before
+//! `backward`, [`average_gradients`] after it, and [`crate::nn::BatchNormConfig::collective`] where normalisation is to see
 //! the whole batch.
 //!
 //! Calls block the thread that makes them until the slowest rank has come, so a rank must be a thread or a process of
@@ -17,17 +18,31 @@
 //! waiting worker holds up what the rank it waits for needs in order to come.
 
 mod error;
+mod frame;
 mod gradients;
+mod meeting;
+#[cfg(feature = "mpi")]
+mod mpi;
+#[cfg(feature = "nccl")]
+mod nccl;
 mod single;
+mod tcp;
 mod threads;
 
 use std::fmt::{self, Debug, Display};
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 
+#[cfg(feature = "mpi")]
+pub use self::mpi::Mpi;
 pub use error::CollectiveError;
-pub use gradients::{average_gradients, weigh_loss};
+pub use gradients::{average_gradients, broadcast_params, weigh_loss};
+#[cfg(feature = "nccl")]
+pub use nccl::Nccl;
 pub use single::Single;
+pub use tcp::Tcp;
 pub use threads::Threads;
 
 /// Numbers that a collective call reads and replaces.
@@ -55,7 +70,8 @@ impl Values<'_> {
 }
 
 /// What a collective call does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Operation {
     /// [`Collective::all_reduce`].
     AllReduce,
@@ -65,6 +81,8 @@ pub enum Operation {
     AllGather,
     /// [`Collective::barrier`].
     Barrier,
+    /// Coming together at an address, before the first call.
+    Connect,
 }
 
 impl Display for Operation {
@@ -74,6 +92,7 @@ impl Display for Operation {
             Self::Broadcast(root) => write!(f, "broadcast from rank {root}"),
             Self::AllGather => f.write_str("all_gather"),
             Self::Barrier => f.write_str("barrier"),
+            Self::Connect => f.write_str("connect"),
         }
     }
 }

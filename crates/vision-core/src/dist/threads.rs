@@ -1,13 +1,13 @@
 //! A world inside one process: each rank is a thread.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Display};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::{Collective, CollectiveError, Operation, Values, check_root};
-use crate::error::{Error, Result};
+use super::meeting::{Call, Data, Meet, Outcome, collective_by_meeting, combine};
+use super::{CollectiveError, Operation};
+use crate::error::Result;
 
 /// One rank of a world whose ranks are threads of this process.
 ///
@@ -65,37 +65,6 @@ struct Round {
     read: usize,
 }
 
-/// What the ranks of a round must agree on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Call {
-    operation: Operation,
-    name: String,
-    /// Number of elements, and their type. `None` where ranks need not agree.
-    size: Option<(usize, &'static str)>,
-}
-
-impl Display for Call {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of `{}`", self.operation, self.name)?;
-        self.size.map_or(Ok(()), |(len, kind)| write!(f, " ({len} x {kind})"))
-    }
-}
-
-#[derive(Debug)]
-enum Data {
-    Nothing,
-    F32(Vec<f32>),
-    F64(Vec<f64>),
-    Bytes(Vec<u8>),
-}
-
-#[derive(Debug)]
-enum Outcome {
-    /// Replaces the values of every rank.
-    Values(Data),
-    Gathered(Vec<Vec<u8>>),
-}
-
 impl Threads {
     /// The ranks of a world, in their order. A call fails if it waits longer than `timeout` for another rank.
     pub fn new(ranks: usize, timeout: Duration) -> Vec<Self> {
@@ -123,7 +92,25 @@ impl Threads {
         })
     }
 
-    /// Meets all other ranks in their next call.
+    pub(super) fn my_rank(&self) -> usize {
+        self.rank
+    }
+
+    pub(super) fn world(&self) -> usize {
+        self.shared.world
+    }
+
+    /// Makes `failure` that of all ranks.
+    fn fail(&self, state: &mut State, failure: CollectiveError) -> CollectiveError {
+        state.failure = Some(failure.clone());
+        // Slow ranks still read what was complete before.
+        state.rounds.retain(|_, round| round.result.is_some());
+        self.shared.changed.notify_all();
+        failure
+    }
+}
+
+impl Meet for Threads {
     fn meet(&self, call: Call, data: Data) -> Result<Arc<Outcome>> {
         let Shared { world, timeout, ref changed, .. } = *self.shared;
         let mut state = self.shared.state();
@@ -169,15 +156,6 @@ impl Threads {
         };
         Err(self.fail(&mut state, failure).into())
     }
-
-    /// Makes `failure` that of all ranks.
-    fn fail(&self, state: &mut State, failure: CollectiveError) -> CollectiveError {
-        state.failure = Some(failure.clone());
-        // Slow ranks still read what was complete before.
-        state.rounds.retain(|_, round| round.result.is_some());
-        self.shared.changed.notify_all();
-        failure
-    }
 }
 
 impl Shared {
@@ -207,9 +185,8 @@ impl Round {
     /// Adds the part of a rank, and makes the result if it is the last one.
     fn join(&mut self, rank: usize, call: Call, data: Data) -> std::result::Result<(), CollectiveError> {
         let met = self.parts.iter().enumerate().find_map(|(other, part)| Some((other, &part.as_ref()?.0)));
-        if let Some((other, other_call)) = met.filter(|(_, met)| **met != call) {
-            let (call, other_call) = (call.to_string(), other_call.to_string());
-            return Err(CollectiveError::Mismatch { rank, call, other, other_call });
+        if let Some((other, other_call)) = met {
+            call.check(rank, other, other_call)?;
         }
         let operation = call.operation;
         self.parts[rank] = Some((call, data));
@@ -222,109 +199,7 @@ impl Round {
     }
 }
 
-/// What the ranks of a round get; the parts agree in size.
-fn combine(operation: Operation, parts: Vec<Data>) -> Outcome {
-    match operation {
-        Operation::AllReduce => Outcome::Values(sum(parts)),
-        Operation::Broadcast(root) => Outcome::Values(parts.into_iter().nth(root).unwrap_or(Data::Nothing)),
-        Operation::AllGather => {
-            let bytes = |data| if let Data::Bytes(bytes) = data { bytes } else { Vec::new() };
-            Outcome::Gathered(parts.into_iter().map(bytes).collect())
-        }
-        Operation::Barrier => Outcome::Values(Data::Nothing),
-    }
-}
-
-/// The sum over the ranks in their order, made in `f64` and rounded once.
-fn sum(parts: Vec<Data>) -> Data {
-    let mut total: Vec<f64> = Vec::new();
-    let mut single = false;
-    for (rank, part) in parts.into_iter().enumerate() {
-        let mut add = |values: &mut dyn Iterator<Item = f64>| {
-            if rank == 0 {
-                total = values.collect();
-            } else {
-                for (total, value) in total.iter_mut().zip(values) {
-                    *total += value;
-                }
-            }
-        };
-        match part {
-            Data::F32(values) => {
-                single = true;
-                add(&mut values.into_iter().map(f64::from));
-            }
-            Data::F64(values) => add(&mut values.into_iter()),
-            Data::Nothing | Data::Bytes(_) => {}
-        }
-    }
-    if single { Data::F32(total.into_iter().map(|x| x as f32).collect()) } else { Data::F64(total) }
-}
-
-impl Values<'_> {
-    fn size(&self) -> (usize, &'static str) {
-        (self.len(), if matches!(self, Self::F32(_)) { "f32" } else { "f64" })
-    }
-
-    fn data(&self) -> Data {
-        match self {
-            Self::F32(values) => Data::F32(values.to_vec()),
-            Self::F64(values) => Data::F64(values.to_vec()),
-        }
-    }
-
-    fn replace(self, outcome: &Outcome) -> Result<()> {
-        match (self, outcome) {
-            (Self::F32(values), Outcome::Values(Data::F32(new))) if values.len() == new.len() => {
-                values.copy_from_slice(new);
-            }
-            (Self::F64(values), Outcome::Values(Data::F64(new))) if values.len() == new.len() => {
-                values.copy_from_slice(new);
-            }
-            // The check of sizes came before.
-            _ => return Err(Error::argument("Threads: values", "differ from the result in size")),
-        }
-        Ok(())
-    }
-}
-
-impl Collective for Threads {
-    fn rank(&self) -> usize {
-        self.rank
-    }
-
-    fn world_size(&self) -> usize {
-        self.shared.world
-    }
-
-    fn all_reduce(&self, name: &str, values: Values<'_>) -> Result<()> {
-        let operation = Operation::AllReduce;
-        let call = Call { operation, name: name.to_owned(), size: Some(values.size()) };
-        let sums = self.meet(call, values.data())?;
-        values.replace(&sums)
-    }
-
-    fn broadcast(&self, name: &str, values: Values<'_>, root: usize) -> Result<()> {
-        check_root(root, self.shared.world)?;
-        let operation = Operation::Broadcast(root);
-        let call = Call { operation, name: name.to_owned(), size: Some(values.size()) };
-        let sent = self.meet(call, if self.rank == root { values.data() } else { Data::Nothing })?;
-        values.replace(&sent)
-    }
-
-    fn all_gather_bytes(&self, name: &str, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
-        let call = Call { operation: Operation::AllGather, name: name.to_owned(), size: None };
-        match &*self.meet(call, Data::Bytes(bytes.to_vec()))? {
-            Outcome::Gathered(parts) => Ok(parts.clone()),
-            Outcome::Values(_) => Err(Error::argument("Threads: all_gather", "got values")),
-        }
-    }
-
-    fn barrier(&self, name: &str) -> Result<()> {
-        let call = Call { operation: Operation::Barrier, name: name.to_owned(), size: None };
-        self.meet(call, Data::Nothing).map(drop)
-    }
-}
+collective_by_meeting!(Threads);
 
 impl Drop for Threads {
     fn drop(&mut self) {

@@ -171,15 +171,6 @@ fn not_on_cpu(what: &str, got: &str) -> Error {
     Error::Device { what: what.to_string(), expected: "the CPU".to_string(), got: got.to_string() }
 }
 
-/// Fails unless `tensor` lies on the CPU.
-pub(crate) fn check_cpu(what: &str, tensor: &Tensor) -> Result<()> {
-    if tensor.device().is_cpu() {
-        Ok(())
-    } else {
-        Err(not_on_cpu(what, &format!("{:?}", tensor.device().location())))
-    }
-}
-
 /// Fails unless `tensor` lies on the CPU or on a CUDA device.
 pub(crate) fn check_device(what: &str, tensor: &Tensor) -> Result<()> {
     match tensor.device() {

@@ -48,6 +48,9 @@ pub struct TrainerState {
     pub skipped_in_a_row: u32,
     /// Seed of the run.
     pub seed: u64,
+    /// How many ranks trained together.
+    #[serde(default = "one")]
+    pub ranks: usize,
     /// Identity of the training data.
     pub fingerprint: String,
     /// The resolved configuration.
@@ -56,6 +59,11 @@ pub struct TrainerState {
     pub versions: BTreeMap<String, String>,
     /// Sums not logged yet: the bits of the sum, so that it comes back exactly, and the number of terms.
     pub window: BTreeMap<String, (u64, u64)>,
+}
+
+/// What files say nothing about that are older than several ranks.
+fn one() -> usize {
+    1
 }
 
 /// Everything needed to go on as if nothing had happened.

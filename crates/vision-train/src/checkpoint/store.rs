@@ -218,6 +218,7 @@ mod tests {
                 samples: 3,
                 skipped_in_a_row: 0,
                 seed: 4,
+                ranks: 1,
                 fingerprint: "f".into(),
                 config: "c = 1\n".into(),
                 versions: BTreeMap::new(),

@@ -82,6 +82,15 @@ pub(super) struct TrainArgs {
     /// Do not check the results the configuration expects
     #[arg(long)]
     pub(super) no_expect: bool,
+    /// Train with N processes on this machine, each with a batch of its own [default: as torchrun, mpirun or srun say]
+    #[arg(long, value_name = "N")]
+    pub(super) nproc: Option<usize>,
+    /// How long a process waits for another before it gives up
+    #[arg(long, default_value_t = 600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) rank_timeout: u64,
+    /// What carries the data between processes [default: nccl, mpi or tcp, as devices and launcher allow]
+    #[arg(long, value_name = "NAME", value_parser = ["tcp", "mpi", "nccl"])]
+    pub(super) transport: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -12,6 +12,7 @@ use crate::checkpoint::{find, read_trainer, weight_file};
 use crate::config::{ConfigSource, Resolved, load};
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::launch::Place;
 use crate::recipe::RecipeConfig;
 use crate::system;
 
@@ -26,14 +27,25 @@ pub struct CliContext {
     /// The arguments of the process.
     pub command_line: Vec<String>,
     name: &'static str,
+    /// Whether this is rank 0, or the only process.
+    first: bool,
 }
 
 impl CliContext {
-    pub(super) fn new(name: &'static str, common: Common, command_line: Vec<String>) -> Result<Self> {
+    pub(super) fn new(
+        name: &'static str,
+        common: Common,
+        command_line: Vec<String>,
+        place: Option<&Place>,
+    ) -> Result<Self> {
         vision_core::cpu::keep_memory();
         let device = device(&common.device)?;
         let threads = match common.threads {
-            None => rayon::current_num_threads(),
+            // Processes of one machine share its cores.
+            None => match place.and_then(|place| place.local_world) {
+                Some(processes) if processes > 1 => system::set_threads(share_of_cores(processes))?,
+                _ => rayon::current_num_threads(),
+            },
             Some(0) => return Err(Error::Usage("--threads: must be at least 1".to_owned())),
             Some(threads) => system::set_threads(threads)?,
         };
@@ -43,7 +55,8 @@ impl CliContext {
             .with_skip_broken(common.skip_broken);
         ctx.threads = threads;
         let data = DataRoot { dir: common.data.clone() };
-        Ok(Self { common, ctx, data, command_line, name })
+        let first = place.is_none_or(|place| place.rank == 0);
+        Ok(Self { common, ctx, data, command_line, name, first })
     }
 
     /// The configuration: `--config`, else that of `--weights`, else the defaults; with `--set`, `--seed`
@@ -108,16 +121,28 @@ impl CliContext {
         }
     }
 
-    /// Prints a line to stdout unless `--quiet`.
+    /// Whether this process tells its user how it goes: not with `--quiet`, and of several ranks only the first.
+    pub(super) fn speaks(&self) -> bool {
+        self.first && !self.common.quiet
+    }
+
+    /// Prints a line to stdout unless `--quiet`; of several ranks only the first does.
     pub fn say(&self, text: impl std::fmt::Display) {
-        if !self.common.quiet {
+        if self.speaks() {
             println!("{text}");
         }
     }
 
     pub(super) fn start_logging(&self, run_log: Option<&Path>) -> Result<()> {
-        logging::start(&self.common, run_log)
+        // Ranks must not write into the file of another.
+        logging::start(&self.common, run_log.filter(|_| self.first), self.first)
     }
+}
+
+/// What [`system::set_threads`] gets where so many processes share the cores that this one may use.
+fn share_of_cores(processes: usize) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (cores / processes).max(1)
 }
 
 fn device(name: &str) -> Result<Device> {

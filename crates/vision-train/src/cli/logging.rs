@@ -12,8 +12,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 use super::args::Common;
 use crate::error::{Error, Result};
 
-/// Events go to stderr as asked by `-v` and `-q`, and as JSON to `--log-json` and the run folder.
-pub(super) fn start(common: &Common, run_log: Option<&Path>) -> Result<()> {
+/// Events go to stderr as asked by `-v` and `-q`, and of the `first` rank as JSON to `--log-json` and the run folder.
+pub(super) fn start(common: &Common, run_log: Option<&Path>, first: bool) -> Result<()> {
     let level = match (common.quiet, common.verbose) {
         (true, _) => LevelFilter::ERROR,
         (false, 0) => LevelFilter::WARN,
@@ -29,7 +29,7 @@ pub(super) fn start(common: &Common, run_log: Option<&Path>) -> Result<()> {
         .with_filter(tracing_subscriber::filter::filter_fn(move |metadata| {
             *metadata.level() <= level && !metadata.target().starts_with("vision_train::cli")
         }));
-    let asked = common.log_json.as_deref().map(open).transpose()?.map(|file| {
+    let asked = common.log_json.as_deref().filter(|_| first).map(open).transpose()?.map(|file| {
         tracing_subscriber::fmt::layer().json().with_writer(Mutex::new(file)).with_filter(LevelFilter::INFO)
     });
     let run = run_log.map(open).transpose()?.map(|file| {

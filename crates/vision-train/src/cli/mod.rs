@@ -14,6 +14,7 @@ mod demo;
 mod logging;
 mod pictures;
 mod progress;
+mod ranks;
 mod verbs;
 
 use std::ffi::OsString;
@@ -34,6 +35,7 @@ pub use std::convert::Infallible as NoVerbs;
 use crate::error::Result;
 use crate::recipe::Recipe;
 use args::{Cli, Verb};
+use ranks::Plan;
 
 /// A recipe with a binary.
 pub trait PaperCli: Recipe {
@@ -57,7 +59,8 @@ pub fn main<R: PaperCli>() -> ExitCode {
     ExitCode::from(run::<R>(std::env::args_os().collect()))
 }
 
-/// The same with given arguments, the program's name first; returns the exit code.
+/// The same with given arguments, the program's name first; returns the exit code. What `--nproc` starts are processes
+/// with the arguments of this one.
 pub fn run<R: PaperCli>(arguments: Vec<OsString>) -> u8 {
     let command = Cli::<R::Own>::command().name(R::NAME).about(R::ABOUT).version(R::VERSION);
     let command_line: Vec<String> =
@@ -72,21 +75,33 @@ pub fn run<R: PaperCli>(arguments: Vec<OsString>) -> u8 {
             return if error.print().is_ok() { code } else { 2 };
         }
     };
-    match dispatch::<R>(cli, command_line) {
-        Ok(()) => 0,
+    let plan = match &cli.verb {
+        Verb::Train(args) => ranks::plan(args),
+        _ => Ok(Plan::Alone),
+    };
+    let who = match &plan {
+        Ok(Plan::Rank(place)) => format!("rank {}: ", place.rank),
+        _ => String::new(),
+    };
+    match plan.and_then(|plan| dispatch::<R>(cli, command_line, plan)) {
+        Ok(code) => code,
         Err(error) => {
-            tracing::error!("{error}");
-            eprintln!("error: {error}");
+            tracing::error!("{who}{error}");
+            eprintln!("error: {who}{error}");
             error.exit_code()
         }
     }
 }
 
-fn dispatch<R: PaperCli>(cli: Cli<R::Own>, command_line: Vec<String>) -> Result<()> {
-    let context = CliContext::new(R::NAME, cli.common, command_line)?;
-    stop_on_interrupt(&context.ctx.interrupt);
+fn dispatch<R: PaperCli>(cli: Cli<R::Own>, command_line: Vec<String>, plan: Plan) -> Result<u8> {
+    if let (Plan::Start(processes), Verb::Train(args)) = (&plan, &cli.verb) {
+        return ranks::start(*processes, args);
+    }
+    let place = if let Plan::Rank(place) = plan { Some(place) } else { None };
+    let context = CliContext::new(R::NAME, cli.common, command_line, place.as_ref())?;
+    stop_on_interrupt(&context.ctx.interrupt, context.speaks());
     match cli.verb {
-        Verb::Train(args) => verbs::train::<R>(context, args),
+        Verb::Train(args) => verbs::train::<R>(context, args, place.as_ref()),
         Verb::Eval(args) => verbs::eval::<R>(&context, &args),
         Verb::Export => verbs::export::<R>(&context),
         Verb::Info(args) => verbs::info::<R>(&context, &args),
@@ -94,17 +109,23 @@ fn dispatch<R: PaperCli>(cli: Cli<R::Own>, command_line: Vec<String>) -> Result<
             context.start_logging(None)?;
             R::own(verb, &context)
         }
-    }
+    }?;
+    Ok(0)
 }
 
 /// The first interrupt asks to stop after the current step, the second stops at once.
-fn stop_on_interrupt(flag: &Arc<AtomicBool>) {
+fn stop_on_interrupt(flag: &Arc<AtomicBool>, speaks: bool) {
     let flag = Arc::clone(flag);
+    // Not the flag itself: others may have set it.
+    let before = AtomicBool::new(false);
     let installed = ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
+        if before.swap(true, Ordering::Relaxed) {
             std::process::exit(1);
         }
-        eprintln!("stopping after this step; interrupt again to stop at once");
+        flag.store(true, Ordering::Relaxed);
+        if speaks {
+            eprintln!("stopping after this step; interrupt again to stop at once");
+        }
     });
     if let Err(error) = installed {
         tracing::warn!("interrupts stop at once, without a checkpoint: {error}");

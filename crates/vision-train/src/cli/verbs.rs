@@ -11,17 +11,18 @@ use vision_eval::Value;
 
 use super::args::{EvalArgs, InfoArgs, TrainArgs};
 use super::context::CliContext;
-use super::{PaperCli, terminal_progress};
+use super::{PaperCli, ranks, terminal_progress};
 use crate::checkpoint::{Checkpoint, find};
 use crate::config::{Check, ConfigSource, Resolved, check_expectations};
 use crate::error::{Error, Result};
+use crate::launch::Place;
 use crate::recipe::RecipeConfig;
 use crate::report::{Page, write_report};
 use crate::run_folder::RunFolder;
 use crate::system;
 use crate::trainer::{Trainer, model_metadata, on_big_stack};
 
-pub(super) fn train<R: PaperCli>(mut cli: CliContext, args: TrainArgs) -> Result<()> {
+pub(super) fn train<R: PaperCli>(mut cli: CliContext, args: TrainArgs, place: Option<&Place>) -> Result<()> {
     let folder = RunFolder::new(&cli.ctx.out);
     // A resumed run has its configuration with it.
     let resolved: Resolved<R::Config> =
@@ -33,12 +34,15 @@ pub(super) fn train<R: PaperCli>(mut cli: CliContext, args: TrainArgs) -> Result
     cli.ctx.workers = resolved.config.run().workers;
     let weights = cli.weights()?;
     cli.start_logging(Some(&folder.log()))?;
+    if let Some(place) = place {
+        ranks::join(&mut cli.ctx, place, &args)?;
+    }
     let outcome = Trainer::<R>::new(&resolved, &cli.data, &cli.ctx)
         .resume(args.resume)
         .allow_change(args.allow_change)
         .weights(weights)
         .command_line(cli.command_line.clone())
-        .progress(terminal_progress(cli.common.quiet))
+        .progress(terminal_progress(!cli.speaks()))
         .run()?;
     cli.say(format_args!("trained {} steps, {} epochs", outcome.step, outcome.epoch));
     for (name, value) in &outcome.values {

@@ -12,7 +12,7 @@ use super::session::Session;
 use crate::config::{Check, check_expectations};
 use crate::error::{Error, Result};
 use crate::recipe::{Plot, Recipe};
-use crate::report::{Page, Series, read_values, write_report};
+use crate::report::{Page, Report, Series, read_values, write_report};
 use crate::run_folder::{RunFolder, read_text};
 use crate::sinks::Row;
 
@@ -31,12 +31,25 @@ impl<R: Recipe> Session<'_, R> {
     }
 
     /// Whether the current position was evaluated, now or before a restart.
-    pub(super) fn evaluated(&self) -> bool {
-        self.eval_path().exists()
+    pub(super) fn evaluated(&self) -> Result<bool> {
+        self.ranks.first_does("whether it was evaluated", || Ok(self.eval_path().exists()))
     }
 
-    /// Measures the model and writes numbers, pictures and the report page.
+    /// Measures the model and writes numbers, pictures and the report page. The current position is saved already.
     pub(super) fn evaluate(&mut self) -> Result<()> {
+        let ranks = self.ranks.clone();
+        if ranks.several() && R::evaluates_on_every_rank(&self.resolved.config) {
+            let cfg = &self.resolved.config;
+            let start = Instant::now();
+            let report = self.recipe.evaluate(cfg, self.data, R::eval_split(cfg), self.ctx);
+            let report = ranks.agree("evaluation", report)?;
+            let seconds = start.elapsed().as_secs_f64();
+            return ranks.first_does("report", || self.publish(report, seconds));
+        }
+        ranks.first_does("evaluation", || self.evaluate_here())
+    }
+
+    fn evaluate_here(&mut self) -> Result<()> {
         let cfg = &self.resolved.config;
         let split = R::eval_split(cfg);
         let (step, epoch) = (self.position.step, self.position.epoch);
@@ -44,7 +57,13 @@ impl<R: Recipe> Session<'_, R> {
         let start = Instant::now();
         let report = self.recipe.evaluate(cfg, self.data, split, self.ctx)?;
         let seconds = start.elapsed().as_secs_f64();
+        self.publish(report, seconds)
+    }
 
+    /// Writes what an evaluation found.
+    fn publish(&mut self, report: Report, seconds: f64) -> Result<()> {
+        let split = R::eval_split(&self.resolved.config);
+        let (step, epoch) = (self.position.step, self.position.epoch);
         let split_name = split.to_string();
         let mut rows: Vec<(&str, String, f64)> = report
             .values
@@ -56,7 +75,9 @@ impl<R: Recipe> Session<'_, R> {
         for picture in &report.pictures {
             let png = vision_image::encode_png(&picture.image)?;
             let tag = format!("{split}/{}", picture.name);
-            self.events.image(step, &tag, picture.image.width(), picture.image.height(), &png)?;
+            if let Some(files) = &mut self.files {
+                files.events.image(step, &tag, picture.image.width(), picture.image.height(), &png)?;
+            }
         }
         self.choose_best(&report.values)?;
         let summary: Vec<String> =
@@ -91,20 +112,21 @@ impl<R: Recipe> Session<'_, R> {
         };
         let Some(value) = chosen.filter(|value| value.value.is_finite()) else { return Ok(()) };
         let higher = value.higher_is_better.unwrap_or(true);
-        let better = match self.store.best()? {
+        let Some(files) = &self.files else { return Ok(()) };
+        let better = match files.store.best()? {
             Some(best) if best.metric.as_deref() == Some(&value.name) => {
                 best.value.is_none_or(|old| if higher { value.value > old } else { value.value < old })
             }
             _ => true,
         };
-        if better {
-            let checkpoint = self.save()?;
-            self.store.mark_best(&checkpoint, &value.name, value.value)?;
+        if better && let Some((_, checkpoint)) = &self.saved {
+            files.store.mark_best(checkpoint, &value.name, value.value)?;
         }
         Ok(())
     }
 
     fn write_page(&self, checks: &[Check]) -> Result<()> {
+        let Some(files) = &self.files else { return Ok(()) };
         let page = Page {
             title: format!("{} training run", R::NAME),
             subtitle: format!(
@@ -116,8 +138,8 @@ impl<R: Recipe> Session<'_, R> {
             ),
             checks,
             report: self.report.as_ref(),
-            curves: curves(self.metrics.rows(), R::PLOTS),
-            facts: self.facts.clone(),
+            curves: curves(files.metrics.rows(), R::PLOTS),
+            facts: files.facts.clone(),
             config: &self.resolved.toml,
         };
         page.write(&self.folder.report())
@@ -126,7 +148,13 @@ impl<R: Recipe> Session<'_, R> {
     /// Checks what was expected and closes the run.
     pub(super) fn outcome(&mut self) -> Result<Outcome> {
         let checkpoint = self.save()?;
-        let values = read_values(&self.eval_path())?;
+        // Bits, because a value may be NaN.
+        let bits: BTreeMap<String, u64> = self.ranks.first_does("values", || {
+            let values = read_values(&self.eval_path())?;
+            Ok(values.into_iter().map(|(name, value)| (name, value.to_bits())).collect())
+        })?;
+        let values: BTreeMap<String, f64> =
+            bits.into_iter().map(|(name, bits)| (name, f64::from_bits(bits))).collect();
         let checks = check_expectations(&self.resolved.expect, |name: &str| values.get(name).copied());
         // A run that was finished already has its page.
         if self.report.is_some() {

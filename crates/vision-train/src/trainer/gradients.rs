@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::Tensor;
+use candle_core::{Tensor, Var};
+use vision_core::dist::average_gradients;
 
+use super::ranks::Ranks;
 use crate::error::Result;
 use crate::optim::{Optimiser, clip_grad_norm};
 
@@ -32,11 +34,12 @@ impl Gradients {
         Ok(())
     }
 
-    /// Averages over batches, clips, and updates the parameters. Without a batch nothing happens. Returns
+    /// Averages over batches and ranks, clips, and updates the parameters. Without a batch nothing happens. Returns
     /// the norm before clipping if `clip_norm` is given; if that is not finite, nothing is updated.
     pub(super) fn apply(
         &mut self,
         optimiser: &mut Optimiser,
+        ranks: &Ranks,
         factor: f64,
         clip_norm: Option<f64>,
     ) -> Result<Option<f64>> {
@@ -49,6 +52,11 @@ impl Gradients {
             for grad in grads.values_mut() {
                 *grad = (&*grad / batches as f64)?;
             }
+        }
+        if ranks.several() {
+            let params: Vec<(String, Var)> =
+                optimiser.params().map(|(name, var)| (name.to_owned(), var.clone())).collect();
+            average_gradients(&*ranks.0, &params, &mut grads, None)?;
         }
         let norm = match clip_norm {
             None => None,

@@ -2,13 +2,21 @@
 //!
 //! The loop is a function of seed, configuration and data: position, order and random keys are counters
 //! that a checkpoint holds, so going on from one equals never having stopped, bit for bit on the CPU.
+//!
+//! Several ranks ([`Context::collective`](crate::Context::collective)) make each step together: every rank
+//! differentiates the loss of its share of the batch, gradients are averaged, and all make the same update. Rank 0
+//! alone writes files and, unless the recipe says otherwise, evaluates. What a rank finds (a batch that cannot be
+//! read, a loss that is not finite, a request to stop) it tells the others before anybody acts on it.
 
 mod evaluation;
 mod gradients;
+mod ranks;
+mod record;
 mod resume;
 mod run_json;
 mod saving;
 mod session;
+mod start;
 mod window;
 
 use std::collections::BTreeMap;

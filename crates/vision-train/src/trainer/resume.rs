@@ -15,6 +15,7 @@ pub(super) fn check_compatible(
     recipe: &str,
     config: &str,
     fingerprint: &str,
+    ranks: usize,
     allow_change: &[String],
 ) -> Result<()> {
     let refuse = |problem: String| Err(Error::Resume { path: path.to_owned(), problem });
@@ -42,6 +43,13 @@ pub(super) fn check_compatible(
         return refuse(format!(
             "the data differs: {} then, {fingerprint} now; give --allow-change data to go on anyway",
             found.fingerprint
+        ));
+    }
+    if found.ranks != ranks && !allow_change.iter().any(|allowed| allowed == "ranks") {
+        return refuse(format!(
+            "it was trained by {} ranks, this run has {ranks}, so batches differ; give --allow-change ranks to go on \
+             anyway",
+            found.ranks
         ));
     }
     Ok(())

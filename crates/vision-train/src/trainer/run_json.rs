@@ -43,6 +43,7 @@ pub(super) fn write_run_json<R: Recipe>(
         "device": system::device_name(&ctx.device),
         "threads": ctx.threads,
         "workers": run.workers,
+        "ranks": ctx.collective.world_size(),
         "seed": run.seed,
         "data": fingerprint,
         "versions": versions,
@@ -55,6 +56,7 @@ pub(super) fn write_run_json<R: Recipe>(
         fact("Platform", system::platform()),
         fact("Device", system::device_name(&ctx.device)),
         fact("Threads", ctx.threads.to_string()),
+        fact("Ranks", ctx.collective.world_size().to_string()),
         fact("Seed", run.seed.to_string()),
         fact("Training data", fingerprint.to_owned()),
     ];

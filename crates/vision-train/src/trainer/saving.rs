@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use vision_core::dist::broadcast_params;
 use vision_weights::StateDict;
 
 use super::session::Session;
@@ -42,6 +43,7 @@ impl<R: Recipe> Session<'_, R> {
             samples,
             skipped_in_a_row,
             seed: self.config().seed,
+            ranks: self.ranks.world(),
             fingerprint: self.fingerprint.clone(),
             config: self.resolved.toml.clone(),
             versions: system::versions(),
@@ -57,11 +59,30 @@ impl<R: Recipe> Session<'_, R> {
         {
             return Ok(path.clone());
         }
-        let path = self.store.save(&self.checkpoint()?)?;
+        self.compare_ranks()?;
+        let name = self.ranks.clone().first_does("checkpoint", || {
+            let Some(files) = &self.files else { return Ok(None) };
+            let path = files.store.save(&self.checkpoint()?)?;
+            files.store.prune(self.config().keep_checkpoints)?;
+            tracing::info!(step = self.position.step, path = %path.display(), "checkpoint");
+            Ok(path.file_name().map(|name| name.to_string_lossy().into_owned()))
+        })?;
+        let path = self.folder.checkpoints().join(name.unwrap_or_default());
         self.saved = Some((self.position.step, path.clone()));
-        self.store.prune(self.config().keep_checkpoints)?;
-        tracing::info!(step = self.position.step, path = %path.display(), "checkpoint");
         Ok(path)
+    }
+
+    /// Gives all ranks the running statistics of rank 0, as a run resumed here would have them, and fails if anything
+    /// else differs between ranks: then they no longer train the same model.
+    pub(super) fn compare_ranks(&mut self) -> Result<()> {
+        self.compared = true;
+        if !self.ranks.several() {
+            return Ok(());
+        }
+        broadcast_params(&*self.ranks.0, &self.params.buffers(), 0)?;
+        let Checkpoint { model, optim, state, .. } = self.checkpoint()?;
+        let parts = [("parameter", &model), ("optimiser state", &optim), ("state", &state)];
+        self.ranks.check_equal("state of the run", &parts)
     }
 
     pub(super) fn interrupted<T>(&mut self) -> Result<T> {

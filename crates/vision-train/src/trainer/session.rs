@@ -3,28 +3,27 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
+use vision_core::dist::weigh_loss;
 use vision_core::params::ParamStore;
 use vision_core::rng::Key;
 use vision_datasets::{DataRoot, Loader};
 
-use super::evaluation::kept_evaluations;
+use super::Outcome;
 use super::gradients::Gradients;
-use super::resume::check_compatible;
-use super::run_json::write_run_json;
-use super::saving::{Position, with_prefix_removed};
+use super::ranks::Ranks;
+use super::saving::Position;
 use super::window::{Meter, Window, read_scalar};
-use super::{Outcome, Trainer};
-use crate::checkpoint::{Checkpoint, Store};
+use crate::checkpoint::Store;
 use crate::config::{NonFinite, Resolved, RunConfig};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::optim::Optimiser;
-use crate::recipe::{Recipe, RecipeConfig, Scalar, Step};
+use crate::recipe::{Losses, Recipe, RecipeConfig, Scalar, Step};
 use crate::report::Report;
-use crate::run_folder::{RunFolder, replace_file};
+use crate::run_folder::RunFolder;
 use crate::schedule::Schedule;
-use crate::sinks::{EventWriter, MetricLog, Progress, Row, StepInfo};
-use crate::system;
+use crate::sinks::{EventWriter, MetricLog, Progress};
 
 /// How many batches in a row may be left out before the run counts as lost.
 const MAX_SKIPPED_IN_A_ROW: u32 = 10;
@@ -33,132 +32,55 @@ pub(super) struct Session<'a, R: Recipe> {
     pub(super) resolved: &'a Resolved<R::Config>,
     pub(super) data: &'a DataRoot,
     pub(super) ctx: &'a Context,
+    pub(super) ranks: Ranks,
     pub(super) folder: RunFolder,
-    pub(super) store: Store,
+    /// Only rank 0 has them.
+    pub(super) files: Option<Files>,
     pub(super) recipe: R,
     pub(super) params: ParamStore,
-    loader: Loader<R::Batch>,
+    pub(super) loader: Loader<R::Batch>,
     pub(super) fingerprint: String,
     pub(super) optimisers: Vec<Optimiser>,
-    schedule: Schedule,
-    steps_per_epoch: u64,
-    pub(super) metrics: MetricLog,
-    pub(super) events: EventWriter,
+    pub(super) schedule: Schedule,
+    pub(super) steps_per_epoch: u64,
     pub(super) progress: Box<dyn Progress>,
     pub(super) position: Position,
     pub(super) window: Window,
     /// The checkpoint of the current step, once it is written.
     pub(super) saved: Option<(u64, PathBuf)>,
+    /// Whether ranks were found to be alike after the first step of this start.
+    pub(super) compared: bool,
     pub(super) report: Option<Report>,
+}
+
+/// The files of the run folder, open.
+pub(super) struct Files {
+    pub(super) store: Store,
+    pub(super) metrics: MetricLog,
+    pub(super) events: EventWriter,
+    /// What the report says about this start.
     pub(super) facts: Vec<(String, String)>,
 }
 
+/// What a rank tells the others about its batch.
+#[derive(Serialize, Deserialize)]
+struct BatchNote {
+    /// Somebody asked it to stop.
+    stop: bool,
+    /// Samples; none where the epoch is over.
+    samples: Option<usize>,
+    /// The batch that comes next.
+    next: u64,
+}
+
+/// What a rank tells the others about its loss: bits, because the loss may be NaN.
+#[derive(Serialize, Deserialize)]
+struct LossNote {
+    total: u64,
+    named: Vec<(String, u64)>,
+}
+
 impl<'a, R: Recipe> Session<'a, R> {
-    pub(super) fn start(trainer: Trainer<'a, R>) -> Result<Self> {
-        let Trainer { resolved, data, ctx, resume, allow_change, weights, command_line, mut progress } =
-            trainer;
-        let cfg = &resolved.config;
-        let run = cfg.run();
-        let folder = RunFolder::new(&ctx.out);
-        if resume && !folder.config().exists() {
-            return Err(Error::Usage(format!(
-                "{}: no run to resume here; leave --resume out to start one",
-                ctx.out.display()
-            )));
-        }
-        folder.create()?;
-        let store = Store::open(folder.checkpoints())?;
-        let last = store.last()?;
-        let checkpoint = match (resume, last) {
-            (false, Some(_)) => {
-                return Err(Error::Usage(format!(
-                    "{}: a run is here already; continue it with --resume or choose another --out",
-                    ctx.out.display()
-                )));
-            }
-            (true, Some(path)) => Some((Checkpoint::read(&path)?, path)),
-            (true, None) => {
-                progress.message("the run was stopped before its first checkpoint; starting over");
-                None
-            }
-            (false, None) => None,
-        };
-
-        let params = ParamStore::new(Key::new(run.seed).fold("init"), ctx.dtype, &ctx.device);
-        let mut recipe = R::build(cfg, &params, ctx)?;
-        let loaders = R::loaders(cfg, data, ctx)?;
-        recipe.begin(cfg, data, ctx)?;
-        let fingerprint = loaders.fingerprint.to_string();
-        let batches = loaders.train.batches_per_epoch() as u64;
-        if batches == 0 && run.epochs > 0 {
-            return Err(Error::Usage(format!(
-                "the training data ({fingerprint}) does not fill a single batch"
-            )));
-        }
-        let steps_per_epoch = batches.div_ceil(run.accumulate as u64);
-        let mut optimisers = Vec::with_capacity(R::PHASES);
-        for phase in 0..R::PHASES {
-            optimisers.push(Optimiser::new(R::optimiser(cfg), recipe.groups(cfg, &params, phase)?)?);
-        }
-
-        let mut position = Position::default();
-        let mut window = Window::default();
-        let mut saved = None;
-        if let Some((checkpoint, path)) = checkpoint {
-            let state = &checkpoint.trainer;
-            check_compatible(&path, state, R::NAME, &resolved.toml, &fingerprint, &allow_change)?;
-            params.load(&checkpoint.model)?.check()?;
-            for (phase, optimiser) in optimisers.iter_mut().enumerate() {
-                optimiser.restore(&with_prefix_removed(&checkpoint.optim, phase))?;
-            }
-            recipe.restore(&checkpoint.state)?;
-            position = Position {
-                step: state.step,
-                epoch: state.epoch,
-                batch: state.batch,
-                samples: state.samples,
-                skipped_in_a_row: state.skipped_in_a_row,
-            };
-            window = Window::from_bits(&state.window);
-            progress.message(&format!("resuming at step {} from {}", state.step, path.display()));
-            saved = Some((state.step, path));
-        } else if let Some(weights) = weights {
-            R::load_weights(&params, weights)?;
-        }
-
-        let evaluated = kept_evaluations(&folder, saved.as_ref().map(|(step, _)| *step))?;
-        let metrics = MetricLog::open(folder.metrics(), |row| {
-            let own = matches!(row.split.as_str(), "train" | "system");
-            row.step < position.step || (row.step == position.step && (own || evaluated.contains(&row.step)))
-        })?;
-        let events = EventWriter::create(folder.path(), position.step)?;
-        replace_file(&folder.config(), resolved.file_text()?.as_bytes())?;
-        let facts = write_run_json::<R>(&folder, ctx, run, &fingerprint, &command_line, position.step)?;
-
-        Ok(Self {
-            schedule: R::schedule(cfg, steps_per_epoch)?,
-            steps_per_epoch,
-            resolved,
-            data,
-            ctx,
-            folder,
-            store,
-            recipe,
-            params,
-            loader: loaders.train,
-            fingerprint,
-            optimisers,
-            metrics,
-            events,
-            progress,
-            position,
-            window,
-            saved,
-            report: None,
-            facts,
-        })
-    }
-
     pub(super) fn config(&self) -> &'a RunConfig {
         self.resolved.config.run()
     }
@@ -174,8 +96,9 @@ impl<'a, R: Recipe> Session<'a, R> {
         self.progress.start(self.position.step, total);
         loop {
             // Also the first thing after a restart: the run may have been stopped before an evaluation.
-            if self.evaluation_due() && !self.evaluated() {
-                if self.ctx.interrupted() {
+            if self.evaluation_due() && !self.evaluated()? {
+                let ((), stops) = self.ranks.share("stop", Ok(()), |()| self.ctx.interrupted())?;
+                if stops.contains(&true) {
                     return self.interrupted();
                 }
                 self.save()?;
@@ -208,7 +131,8 @@ impl<'a, R: Recipe> Session<'a, R> {
         let mut iter = self.loader.epoch(epoch, self.position.batch as usize);
         let mut meter = Meter::start();
         loop {
-            if self.ctx.interrupted() {
+            let stop = self.ctx.interrupted();
+            if stop && !self.ranks.several() {
                 drop(iter);
                 return self.interrupted();
             }
@@ -220,21 +144,38 @@ impl<'a, R: Recipe> Session<'a, R> {
             let mut ended = false;
             while micro < run.accumulate && !ended {
                 let asked = Instant::now();
-                let Some(batch) = iter.next() else {
+                let batch = iter.next().transpose().map_err(Error::from);
+                let waited = asked.elapsed();
+                // What is left tells which batch comes next, even if one was left out as broken.
+                let next = batches - iter.size_hint().1.map_or(0, |left| left as u64).min(batches);
+                let note = |batch: &Option<R::Batch>| BatchNote {
+                    stop,
+                    samples: batch.as_ref().map(R::batch_len),
+                    next,
+                };
+                let (batch, notes) = self.ranks.share("batch", batch, note)?;
+                check_together(&notes)?;
+                // Between steps only; a batch that was fetched already is fetched again after a restart.
+                if micro == 0 && notes.iter().any(|note| note.stop) {
+                    drop(iter);
+                    return self.interrupted();
+                }
+                let Some(batch) = batch else {
                     ended = true;
                     break;
                 };
-                let batch = batch?;
-                let waited = asked.elapsed();
                 let number = cursor.batch;
-                // What is left tells which batch comes next, even if one was left out as broken.
-                cursor.batch = batches - iter.size_hint().1.map_or(0, |left| left as u64).min(batches);
+                cursor.batch = next;
                 ended = cursor.batch >= batches;
-                let len = R::batch_len(&batch);
+                let samples: Vec<usize> = notes.iter().filter_map(|note| note.samples).collect();
+                let len = samples.iter().sum();
                 cursor.samples += len as u64;
                 meter.add(len, waited);
 
-                let key = Key::new(run.seed).fold("train").fold_u64(epoch).fold_u64(number);
+                let mut key = Key::new(run.seed).fold("train").fold_u64(epoch).fold_u64(number);
+                if self.ranks.several() {
+                    key = key.fold("rank").fold_u64(self.ranks.rank() as u64);
+                }
                 let index = micro;
                 let step_at = |phase: usize| Step {
                     epoch,
@@ -247,7 +188,7 @@ impl<'a, R: Recipe> Session<'a, R> {
                 };
                 micro += 1;
                 let last = micro == run.accumulate || ended;
-                let mut problem = self.batch(&batch, &step_at, &mut gradients, &mut losses)?;
+                let mut problem = self.batch(&batch, &samples, &step_at, &mut gradients, &mut losses)?;
                 if last {
                     // Batches before a bad one still count.
                     problem = problem.or(self.update(&mut gradients, cursor.step)?);
@@ -276,6 +217,9 @@ impl<'a, R: Recipe> Session<'a, R> {
             }
             self.position = cursor;
             self.record(epoch, &losses, &mut meter, ended)?;
+            if !self.compared {
+                self.compare_ranks()?;
+            }
             if run.checkpoint_every_steps.map_or(ended, |every| self.position.step.is_multiple_of(every)) {
                 self.save()?;
             }
@@ -285,35 +229,44 @@ impl<'a, R: Recipe> Session<'a, R> {
         }
     }
 
-    /// Losses and gradients of one batch. Returns what was not finite, if anything.
+    /// Losses and gradients of one batch, of which every rank has so many `samples`. Returns what was not finite, if
+    /// anything, the same on all ranks.
     fn batch(
         &mut self,
         batch: &R::Batch,
+        samples: &[usize],
         step_at: &dyn Fn(usize) -> Step,
         gradients: &mut [Gradients],
         logged: &mut Vec<(String, f64)>,
     ) -> Result<Option<String>> {
         for phase in 0..R::PHASES {
-            let losses = self.recipe.losses(batch, &step_at(phase))?;
-            if losses.total.elem_count() != 1 {
-                return Err(Error::Core(vision_core::Error::shape(
-                    format!("{}: total loss", R::NAME),
-                    "a scalar",
-                    losses.total.dims(),
-                )));
-            }
+            let losses = self.recipe.losses(batch, &step_at(phase)).and_then(|losses| numbers::<R>(losses));
+            let note = |(_, total, named): &Read| LossNote {
+                total: total.to_bits(),
+                named: named.iter().map(|(name, value)| (name.clone(), value.to_bits())).collect(),
+            };
+            let ((losses, mut total, mut named), notes) = self.ranks.share("loss", losses, note)?;
             let suffix = if R::PHASES > 1 { format!("_{phase}") } else { String::new() };
-            let total = read_scalar(&Scalar::Tensor(losses.total.clone()))?;
-            if !total.is_finite() {
-                return Ok(Some(format!("loss{suffix} is {total}")));
+            for (rank, note) in notes.iter().enumerate() {
+                let value = f64::from_bits(note.total);
+                if !value.is_finite() {
+                    let place = if self.ranks.several() { format!(" on rank {rank}") } else { String::new() };
+                    return Ok(Some(format!("loss{suffix} is {value}{place}")));
+                }
+            }
+            let mut loss = losses.total;
+            if self.ranks.several() {
+                (total, named) = means(&notes, samples);
+                loss =
+                    weigh_loss(&*self.ranks.0, &loss, samples.get(self.ranks.rank()).copied().unwrap_or(0))?;
             }
             logged.push((format!("loss{suffix}"), total));
-            for (name, value) in &losses.named {
-                logged.push((format!("{name}{suffix}"), read_scalar(value)?));
+            for (name, value) in named {
+                logged.push((format!("{name}{suffix}"), value));
             }
             if let (Some(gradients), Some(optimiser)) = (gradients.get_mut(phase), self.optimisers.get(phase))
             {
-                gradients.add(&losses.total, optimiser)?;
+                gradients.add(&loss, optimiser)?;
             }
         }
         Ok(None)
@@ -324,7 +277,7 @@ impl<'a, R: Recipe> Session<'a, R> {
         let factor = self.schedule.factor(step);
         let clip_norm = self.config().clip_norm;
         for (gradients, optimiser) in gradients.iter_mut().zip(&mut self.optimisers) {
-            if let Some(norm) = gradients.apply(optimiser, factor, clip_norm)?
+            if let Some(norm) = gradients.apply(optimiser, &self.ranks, factor, clip_norm)?
                 && !norm.is_finite()
             {
                 return Ok(Some(format!("the norm of the gradient is {norm}")));
@@ -334,7 +287,8 @@ impl<'a, R: Recipe> Session<'a, R> {
     }
 
     fn not_finite(&mut self, what: String, batch: &R::Batch, cursor: Position) -> Result<()> {
-        let samples = R::describe_batch(batch);
+        let ((), samples) = self.ranks.share("samples", Ok(()), |()| R::describe_batch(batch))?;
+        let samples = samples.concat();
         let skip = self.config().on_nonfinite == NonFinite::Skip;
         if skip && cursor.skipped_in_a_row < MAX_SKIPPED_IN_A_ROW {
             tracing::warn!(step = cursor.step, what, ?samples, "left a batch out");
@@ -342,55 +296,66 @@ impl<'a, R: Recipe> Session<'a, R> {
             return Ok(());
         }
         // Not `last`: what the forward pass did to running statistics is of no use to go on from.
-        let checkpoint = self.store.save_aside(&self.checkpoint()?, "diverged")?;
+        let name = self.ranks.clone().first_does("diverged checkpoint", || {
+            let Some(files) = &self.files else { return Ok(None) };
+            let path = files.store.save_aside(&self.checkpoint()?, "diverged")?;
+            Ok(path.file_name().map(|name| name.to_string_lossy().into_owned()))
+        })?;
+        let checkpoint = self.folder.checkpoints().join(name.unwrap_or_default());
         Err(Error::Diverged { step: cursor.step, epoch: cursor.epoch, what, samples, checkpoint })
     }
+}
 
-    /// Sends the numbers of a finished step to the sinks.
-    fn record(&mut self, epoch: u64, losses: &[(String, f64)], meter: &mut Meter, ended: bool) -> Result<()> {
-        let run = self.config();
-        let step = self.position.step;
-        let lr = R::optimiser(&self.resolved.config).lr() * self.schedule.factor(step - 1);
-        for (name, value) in losses {
-            self.window.add(name, *value);
+/// A loss, its value, and the numbers beside it.
+type Read = (Losses, f64, Vec<(String, f64)>);
+
+/// Reads the numbers of a loss from its tensors.
+fn numbers<R: Recipe>(losses: Losses) -> Result<Read> {
+    if losses.total.elem_count() != 1 {
+        return Err(Error::Core(vision_core::Error::shape(
+            format!("{}: total loss", R::NAME),
+            "a scalar",
+            losses.total.dims(),
+        )));
+    }
+    let total = read_scalar(&Scalar::Tensor(losses.total.clone()))?;
+    let mut named = Vec::with_capacity(losses.named.len());
+    if total.is_finite() {
+        for (name, value) in &losses.named {
+            named.push((name.clone(), read_scalar(value)?));
         }
-        let totals: Vec<f64> =
-            losses.iter().filter(|(name, _)| name.starts_with("loss")).map(|(_, value)| *value).collect();
-        let loss = totals.iter().sum::<f64>() / totals.len() as f64;
-        let (images_per_second, data_wait) = (meter.images_per_second(), meter.data_wait());
-        let mut logged = Vec::new();
-        if ended || step.is_multiple_of(run.log_every_steps) {
-            logged = self.window.take();
-            let mut rows: Vec<(&str, String, f64)> =
-                logged.iter().map(|(name, value)| ("train", name.clone(), *value)).collect();
-            rows.push(("train", "lr".to_owned(), lr));
-            rows.push(("system", "images_per_second".to_owned(), images_per_second));
-            rows.push(("system", "data_wait".to_owned(), data_wait));
-            if let Some(bytes) = system::peak_memory() {
-                rows.push(("system", "peak_memory_mib".to_owned(), bytes as f64 / f64::from(1 << 20)));
+    }
+    Ok((losses, total, named))
+}
+
+/// Means over the ranks, each rank with the weight of its samples: total loss and the other numbers.
+fn means(notes: &[LossNote], samples: &[usize]) -> (f64, Vec<(String, f64)>) {
+    let weighted = |bits: &dyn Fn(&LossNote) -> Option<u64>| {
+        let (mut sum, mut weight) = (0.0, 0.0);
+        for (note, &samples) in notes.iter().zip(samples) {
+            if let Some(bits) = bits(note) {
+                sum += samples as f64 * f64::from_bits(bits);
+                weight += samples as f64;
             }
-            self.log(epoch, rows)?;
-            *meter = Meter::start();
         }
-        tracing::debug!(step, loss, lr, "train_step");
-        let info = StepInfo { step, epoch, loss, lr, images_per_second, data_wait, logged: &logged };
-        self.progress.step(&info);
-        Ok(())
-    }
+        sum / weight
+    };
+    let names = notes.first().map(|note| note.named.iter()).into_iter().flatten();
+    let named = names.map(|(name, _)| {
+        let find = |note: &LossNote| Some(note.named.iter().find(|(other, _)| other == name)?.1);
+        (name.clone(), weighted(&find))
+    });
+    (weighted(&|note| Some(note.total)), named.collect())
+}
 
-    /// Writes (split, name, value) to the metric log and to TensorBoard.
-    pub(super) fn log(&mut self, epoch: u64, rows: Vec<(&str, String, f64)>) -> Result<()> {
-        let step = self.position.step;
-        for (split, name, value) in &rows {
-            self.events.scalar(step, &format!("{split}/{name}"), *value)?;
+/// Fails unless all ranks have a batch, or none has, and all are equally far.
+fn check_together(notes: &[BatchNote]) -> Result<()> {
+    let Some(first) = notes.first() else { return Ok(()) };
+    for (rank, note) in notes.iter().enumerate() {
+        if note.samples.is_some() != first.samples.is_some() || note.next != first.next {
+            let problem = "it has left out a whole batch as broken, which rank 0 has not".to_owned();
+            return Err(Error::Rank { rank, problem });
         }
-        let row = |(split, name, value): (&str, String, f64)| Row {
-            step,
-            epoch,
-            split: split.to_owned(),
-            name,
-            value: value.is_finite().then_some(value),
-        };
-        self.metrics.append(rows.into_iter().map(row).collect())
     }
+    Ok(())
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use vision_core::FeatureMap;
+use vision_core::dist::{Collective, Values};
 use vision_core::nn::{BatchNorm2d, BatchNormConfig, Linear};
 use vision_core::ops::{CrossEntropyArgs, cross_entropy, relu};
 use vision_core::params::ParamStore;
@@ -36,6 +37,24 @@ pub(crate) struct ToyConfig {
     pub data: ToyData,
     /// Steps whose loss is NaN.
     pub poison: Vec<u64>,
+    /// The rank on which it is; all without.
+    pub poison_rank: Option<usize>,
+    /// Whether features are dropped at random in training.
+    pub drop: bool,
+    /// What several ranks share.
+    pub share: Share,
+}
+
+/// What several ranks share besides gradients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Share {
+    /// Batch statistics.
+    pub norm: bool,
+    /// Features for the memory.
+    pub memory: bool,
+    /// The samples of an evaluation.
+    pub evaluation: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -62,6 +81,9 @@ impl Default for ToyConfig {
             noise: 0.1,
             data: ToyData::default(),
             poison: Vec::new(),
+            poison_rank: None,
+            drop: true,
+            share: Share::default(),
         }
     }
 }
@@ -154,6 +176,9 @@ pub(crate) struct Toy {
     memory: Vec<f32>,
     hidden: usize,
     poison: Vec<u64>,
+    drop: bool,
+    share: Share,
+    ranks: Arc<dyn Collective>,
     features: Option<Tensor>,
 }
 
@@ -164,7 +189,7 @@ impl Toy {
         let map = FeatureMap::from_nhwc(x.reshape((n, 1, 1, c))?)?;
         let map = self.norm.forward(&map, pass.train)?;
         let mut x = relu(&map.nhwc().reshape((n, c))?)?;
-        if pass.train {
+        if pass.train && self.drop {
             let keep = pass.key.fold("keep").uniform((n, c), 0.0, 1.0, DType::F32, x.device())?;
             x = (x * keep)?;
         }
@@ -182,15 +207,22 @@ impl Recipe for Toy {
     type Config = ToyConfig;
     type Batch = Batch;
 
-    fn build(cfg: &ToyConfig, params: &ParamStore, _: &Context) -> Result<Self> {
+    fn build(cfg: &ToyConfig, params: &ParamStore, ctx: &Context) -> Result<Self> {
         let vb = params.var_builder();
+        let collective = if cfg.share.norm { ctx.several() } else { None };
+        let norm = BatchNormConfig { collective, ..BatchNormConfig::default() };
+        let rank = ctx.collective.rank();
+        let poisoned = cfg.poison_rank.is_none_or(|poisoned| poisoned == rank);
         Ok(Self {
             first: Linear::new(WIDTH, cfg.hidden, true, vb.pp("first"))?,
-            norm: BatchNorm2d::new(cfg.hidden, &BatchNormConfig::default(), vb.pp("norm"))?,
+            norm: BatchNorm2d::new(cfg.hidden, &norm, vb.pp("norm"))?,
             second: Linear::new(cfg.hidden, CLASSES, true, vb.pp("second"))?,
             memory: vec![0.0; CLASSES * cfg.hidden],
             hidden: cfg.hidden,
-            poison: cfg.poison.clone(),
+            poison: if poisoned { cfg.poison.clone() } else { Vec::new() },
+            drop: cfg.drop,
+            share: cfg.share,
+            ranks: Arc::clone(&ctx.collective),
             features: None,
         })
     }
@@ -252,10 +284,18 @@ impl Recipe for Toy {
 
     fn after_step(&mut self, batch: &Batch, _: &Step) -> Result<()> {
         if let Some(features) = self.features.take() {
+            let mut rows = Vec::new();
             for (row, point) in features.to_vec2::<f32>()?.iter().zip(batch) {
-                let start = point.y as usize * self.hidden;
-                for (memory, value) in self.memory[start..start + self.hidden].iter_mut().zip(row) {
-                    *memory = 0.9 * *memory + 0.1 * value;
+                rows.push(f64::from(point.y));
+                rows.extend(row.iter().map(|&x| f64::from(x)));
+            }
+            // In the order of the ranks, which is that of the whole batch.
+            let all =
+                if self.share.memory { self.ranks.all_gather("features", &rows)?.concat() } else { rows };
+            for row in all.chunks(1 + self.hidden) {
+                let start = row[0] as usize * self.hidden;
+                for (memory, value) in self.memory[start..start + self.hidden].iter_mut().zip(&row[1..]) {
+                    *memory = 0.9 * *memory + 0.1 * *value as f32;
                 }
             }
         }
@@ -273,13 +313,24 @@ impl Recipe for Toy {
         Ok(())
     }
 
-    fn evaluate(&self, cfg: &ToyConfig, _: &DataRoot, _: Split, _: &Context) -> Result<Report> {
+    fn evaluate(&self, cfg: &ToyConfig, _: &DataRoot, _: Split, ctx: &Context) -> Result<Report> {
         let set = Points { samples: 90, offset: 1 };
-        let points: Vec<Point> =
-            (0..set.len()).map(|index| set.get(index)).collect::<vision_datasets::Result<_>>()?;
+        let (rank, world) = match (cfg.share.evaluation, &ctx.collective) {
+            (true, ranks) => (ranks.rank(), ranks.world_size()),
+            _ => (0, 1),
+        };
+        let points: Vec<Point> = (rank..set.len())
+            .step_by(world)
+            .map(|index| set.get(index))
+            .collect::<vision_datasets::Result<_>>()?;
         let features = self.features(&Self::input(&points)?, &vision_core::Pass::eval())?;
         let guesses = self.second.forward(&features)?.argmax(1)?.to_vec1::<u32>()?;
         let right = guesses.iter().zip(&points).filter(|(guess, point)| **guess == point.y).count();
+        let mut counts = [right as f64, points.len() as f64];
+        if world > 1 {
+            ctx.collective.all_reduce("evaluation", Values::F64(&mut counts))?;
+        }
+        let [right, count] = counts;
         let table = Table {
             title: "settings".into(),
             header: vec!["hidden".into()],
@@ -287,12 +338,16 @@ impl Recipe for Toy {
         };
         let top1 = Value {
             name: "top1".into(),
-            value: right as f64 / points.len() as f64,
+            value: right / count,
             unit: Unit::Fraction,
             higher_is_better: Some(true),
-            count: points.len() as u64,
+            count: count as u64,
         };
         Ok(Report { values: vec![top1], tables: vec![table], ..Report::default() })
+    }
+
+    fn evaluates_on_every_rank(cfg: &ToyConfig) -> bool {
+        cfg.share.evaluation
     }
 
     fn batch_len(batch: &Batch) -> usize {
