@@ -21,11 +21,13 @@ def find(name):
     return next(case for case in cases if case["name"] == name)
 
 
-def report(step, seconds, version):
-    """Repeats `step` for so long, three times at least, after one that does not count, and prints what it took."""
-    step()
+def report(step, seconds, version, slow=False):
+    """Repeats `step` for so long, three times at least, after one that does not count, and prints what it took; a slow
+    one is taken once."""
+    if not slow:
+        step()
     times, start = [], time.perf_counter()
-    while len(times) < 3 or time.perf_counter() - start < seconds:
+    while len(times) < (1 if slow else 3) or (not slow and time.perf_counter() - start < seconds):
         before = time.perf_counter()
         step()
         times.append(1e3 * (time.perf_counter() - before))

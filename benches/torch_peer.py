@@ -82,6 +82,8 @@ def model_step(case):
         model = CifarResNet18()
     elif name == "unet":
         model = UNet()
+    elif name == "encnet":
+        return encnet_step(case)
     else:
         model = getattr(torchvision.models, name)()
     x = torch.randn(case["input"])
@@ -102,6 +104,31 @@ def model_step(case):
         loss = F.cross_entropy(y, target) if y.dim() == 2 else (y * y).mean()
         loss.backward()
         optimiser.step()
+
+    return step
+
+
+def encnet_step(case):
+    import encnet_model
+
+    classes, x = case["classes"], torch.randn(case["input"])
+    model = encnet_model.resnet50s(classes, lateral=True)
+    if case["mode"] == "train":
+        optimiser = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
+        n, _, h, w = x.shape
+        labels = torch.arange(n * h * w).reshape(n, h, w) // 997 % classes
+
+        def step():
+            optimiser.zero_grad()
+            encnet_model.loss(model(x), labels, classes).backward()
+            optimiser.step()
+
+        return step
+    model.eval()
+
+    def step():
+        with torch.no_grad():
+            return model(x) if case["mode"] == "forward" else encnet_model.evaluate(model, x)
 
     return step
 
@@ -311,7 +338,7 @@ def main():
     if args.export:
         return export(case, args.export)
     step = model_step(case) if case["op"].startswith("model.") else op_step(case)
-    return measuring.report(step, args.seconds, torch.__version__)
+    return measuring.report(step, args.seconds, torch.__version__, case.get("slow", False))
 
 
 if __name__ == "__main__":

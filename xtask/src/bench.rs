@@ -80,6 +80,9 @@ struct Case {
     name: String,
     op: String,
     mode: Option<String>,
+    /// Takes minutes: measured only when asked for by name, and once per turn.
+    #[serde(default)]
+    slow: bool,
 }
 
 /// What one process prints.
@@ -237,7 +240,8 @@ fn cases(workspace: &Workspace, filter: Option<&str>) -> Result<Vec<Case>> {
     let path = workspace.root.join("benches/cases.json");
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let cases: Vec<Case> = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
-    Ok(cases.into_iter().filter(|case| filter.is_none_or(|filter| case.name.contains(filter))).collect())
+    let chosen = |case: &Case| filter.map_or(!case.slow, |filter| case.name.contains(filter));
+    Ok(cases.into_iter().filter(chosen).collect())
 }
 
 /// The command as somebody else would repeat it: where Python lies is a matter of the machine.

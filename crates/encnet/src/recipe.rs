@@ -76,7 +76,8 @@ impl Recipe for EncNetRecipe {
     type Batch = Batch;
 
     fn build(cfg: &Config, params: &ParamStore, ctx: &Context) -> vision_train::Result<Self> {
-        let norm = BatchNormConfig::default();
+        // Normalised over the pictures of all ranks, as the paper trains.
+        let norm = BatchNormConfig { collective: ctx.several(), ..BatchNormConfig::default() };
         let model = EncNet::with_norm(&cfg.model, &norm, params.var_builder()).map_err(TrainError::from)?;
         let criterion = Criterion::new(&cfg.loss, cfg.model.classes).map_err(TrainError::from)?;
         Ok(Self {

@@ -1,6 +1,6 @@
 //! One training step by hand: logits, losses, gradients.
 //!
-//! `cargo run -p encnet --example train_step`
+//! `cargo run -p encnet --example segmentation_step`
 
 use candle_core::{DType, Device};
 use encnet::config::{Arch, BackboneConfig, HeadConfig, LossConfig, ModelConfig};
