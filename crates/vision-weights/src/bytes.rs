@@ -1,7 +1,6 @@
 //! The bytes of a weight file, mapped or owned.
 
 use std::fs::File;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,12 +8,9 @@ use memmap2::Mmap;
 
 use crate::{Error, Result};
 
-/// Shared, immutable bytes, or a part of them. Cloning copies a pointer.
+/// Shared, immutable bytes. Cloning copies a pointer.
 #[derive(Debug, Clone)]
-pub(crate) struct Bytes {
-    whole: Arc<Inner>,
-    part: Range<usize>,
-}
+pub(crate) struct Bytes(Arc<Inner>);
 
 #[derive(Debug)]
 enum Inner {
@@ -31,35 +27,22 @@ impl Bytes {
             // A mapping cannot be empty on every system.
             return Ok(Self::from(Vec::new()));
         }
-        let map = map_file(&file, path)?;
-        let part = 0..map.len();
-        Ok(Self { whole: Arc::new(Inner::Mapped(map)), part })
-    }
-
-    /// A part of these bytes, without copying; `None` when they do not reach that far.
-    pub(crate) fn slice(&self, range: Range<usize>) -> Option<Self> {
-        let start = self.part.start.checked_add(range.start)?;
-        let end = self.part.start.checked_add(range.end)?;
-        let fits = start <= end && end <= self.part.end;
-        fits.then(|| Self { whole: Arc::clone(&self.whole), part: start..end })
+        Ok(Self(Arc::new(Inner::Mapped(map_file(&file, path)?))))
     }
 }
 
 impl From<Vec<u8>> for Bytes {
     fn from(bytes: Vec<u8>) -> Self {
-        let part = 0..bytes.len();
-        Self { whole: Arc::new(Inner::Owned(bytes)), part }
+        Self(Arc::new(Inner::Owned(bytes)))
     }
 }
 
 impl AsRef<[u8]> for Bytes {
     fn as_ref(&self) -> &[u8] {
-        let whole: &[u8] = match &*self.whole {
+        match &*self.0 {
             Inner::Mapped(map) => map,
             Inner::Owned(bytes) => bytes,
-        };
-        // Both constructors keep the part inside the whole.
-        whole.get(self.part.clone()).unwrap_or_default()
+        }
     }
 }
 

@@ -19,7 +19,7 @@ pub(crate) struct Entry {
     /// In elements, like `offset`.
     strides: Vec<usize>,
     offset: usize,
-    /// Number of the record.
+    /// Index of the record in the archive.
     pub(super) record: usize,
     pub(super) record_len: u64,
 }
@@ -126,11 +126,10 @@ fn end(shape: &[usize], strides: &[usize], offset: usize) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::torch::value::Key;
 
     fn view(shape: &[usize], strides: &[usize], offset: usize, storage_bytes: usize) -> View<'static> {
         View {
-            key: Key::Number(0),
+            key: "0",
             dtype: Dtype::U8,
             storage_bytes,
             offset,
