@@ -347,6 +347,7 @@ mod tests {
     #[test]
     fn onnxruntime_runs_forward_passes_only() {
         let case = |op: &str, mode: Option<&str>| Case {
+            slow: false,
             name: String::new(),
             op: op.to_owned(),
             mode: mode.map(str::to_owned),
