@@ -1,6 +1,7 @@
 //! The bytes of a weight file, mapped or owned.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,9 +9,12 @@ use memmap2::Mmap;
 
 use crate::{Error, Result};
 
-/// Shared, immutable bytes. Cloning copies a pointer.
+/// Shared, immutable bytes, or a part of them. Cloning copies a pointer.
 #[derive(Debug, Clone)]
-pub(crate) struct Bytes(Arc<Inner>);
+pub(crate) struct Bytes {
+    whole: Arc<Inner>,
+    part: Range<usize>,
+}
 
 #[derive(Debug)]
 enum Inner {
@@ -27,22 +31,35 @@ impl Bytes {
             // A mapping cannot be empty on every system.
             return Ok(Self::from(Vec::new()));
         }
-        Ok(Self(Arc::new(Inner::Mapped(map_file(&file, path)?))))
+        let map = map_file(&file, path)?;
+        let part = 0..map.len();
+        Ok(Self { whole: Arc::new(Inner::Mapped(map)), part })
+    }
+
+    /// A part of these bytes, without copying; `None` when they do not reach that far.
+    pub(crate) fn slice(&self, range: Range<usize>) -> Option<Self> {
+        let start = self.part.start.checked_add(range.start)?;
+        let end = self.part.start.checked_add(range.end)?;
+        let fits = start <= end && end <= self.part.end;
+        fits.then(|| Self { whole: Arc::clone(&self.whole), part: start..end })
     }
 }
 
 impl From<Vec<u8>> for Bytes {
     fn from(bytes: Vec<u8>) -> Self {
-        Self(Arc::new(Inner::Owned(bytes)))
+        let part = 0..bytes.len();
+        Self { whole: Arc::new(Inner::Owned(bytes)), part }
     }
 }
 
 impl AsRef<[u8]> for Bytes {
     fn as_ref(&self) -> &[u8] {
-        match &*self.0 {
+        let whole: &[u8] = match &*self.whole {
             Inner::Mapped(map) => map,
             Inner::Owned(bytes) => bytes,
-        }
+        };
+        // Both constructors keep the part inside the whole.
+        whole.get(self.part.clone()).unwrap_or_default()
     }
 }
 

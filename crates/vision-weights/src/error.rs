@@ -100,6 +100,89 @@ pub enum Error {
         /// The name the second array came with.
         second: String,
     },
+    /// A text is no address of a file on a hub.
+    #[error("{address}: {problem}")]
+    Address {
+        /// The text.
+        address: String,
+        /// Why not.
+        problem: &'static str,
+    },
+    /// A rule of a [`KeyMap`](crate::KeyMap) cannot be used like this.
+    #[error("the rule {rule}: {problem}")]
+    Rule {
+        /// The rule.
+        rule: String,
+        /// Why not.
+        problem: &'static str,
+    },
+    /// A file of a hub is not in the cache, and the caller forbade to ask for it.
+    #[cfg(feature = "hub")]
+    #[error("{file} is not in the cache {}, and `offline` forbids to ask for it", cache.display())]
+    NotCached {
+        /// The file's address.
+        file: String,
+        /// The folder of the cache.
+        cache: PathBuf,
+    },
+    /// There is no home folder to keep the cache of a hub in.
+    #[cfg(feature = "hub")]
+    #[error("no home folder is known to keep the cache of the hub in; name a folder in `cache_dir`")]
+    NoHome,
+    /// A hub could not be reached, or fell silent.
+    #[cfg(feature = "hub")]
+    #[error("{url}: {source} ({attempts} attempts)")]
+    Connection {
+        /// The address that was asked.
+        url: String,
+        /// How often.
+        attempts: u32,
+        /// What happened last.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A hub refused.
+    #[cfg(feature = "hub")]
+    #[error("{url}: status {status}: {reason}")]
+    Status {
+        /// The address that was asked.
+        url: String,
+        /// The status of HTTP.
+        status: u16,
+        /// What the hub says about it, or what it usually means.
+        reason: String,
+    },
+    /// A server answered what a hub does not answer.
+    #[cfg(feature = "hub")]
+    #[error("{url}: not the answer of a hub: {problem}")]
+    Answer {
+        /// The address that was asked.
+        url: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A hub sent less than it announced.
+    #[cfg(feature = "hub")]
+    #[error("{url}: {got} of {expected} bytes arrived")]
+    Incomplete {
+        /// The address that was asked.
+        url: String,
+        /// Bytes announced.
+        expected: u64,
+        /// Bytes that arrived.
+        got: u64,
+    },
+    /// What arrived is not what the hub announced.
+    #[cfg(feature = "hub")]
+    #[error("{file}: the SHA-256 is {got}, the hub states {expected}")]
+    Digest {
+        /// The file's address.
+        file: String,
+        /// The digest stated.
+        expected: String,
+        /// The digest of what arrived.
+        got: String,
+    },
     /// Names or shapes of a file and a model differ, and the caller did not accept that.
     #[error("the weights do not fit the model: {0}")]
     Mismatched(Box<LoadReport>),

@@ -16,6 +16,10 @@ pub enum Format {
     Safetensors,
     /// The zip archive that `torch.save` writes since `PyTorch` 1.6 (`.pth`, `.pt`).
     TorchZip,
+    /// The stream of pickles and raw bytes that `torch.save` wrote before (`.pth`, `.pth.tar`).
+    TorchStream,
+    /// The tar archive that `torch.save` wrote in `PyTorch` 0.1.
+    TorchTar,
 }
 
 /// How to open a file.
@@ -66,21 +70,19 @@ impl OpenOptions {
         let start = bytes.as_ref();
         let content = if start.is_empty() {
             return Err(Error::format(path, Some(0), "the file is empty"));
-        } else if start.starts_with(b"PK\x03\x04") {
-            Content::Torch(TorchReader::parse(bytes, path, self.verify_checksums)?)
-        } else if torch::is_legacy(start) {
-            let what = "the stream that torch.save wrote before PyTorch 1.6 (load and save it again there)";
-            return Err(Error::unsupported(path, what));
+        } else if let Some(format) = torch::detect(start) {
+            Content::Torch(TorchReader::parse(bytes, format, path, self.verify_checksums)?)
         } else if safetensors_format::looks_like(start) {
             Content::Safetensors(SafetensorsReader::parse(bytes, path)?)
         } else {
-            return Err(Error::format(path, Some(0), "neither safetensors nor a PyTorch archive"));
+            return Err(Error::format(path, Some(0), "neither safetensors nor a file of torch.save"));
         };
         Ok(WeightFile { path: path.to_path_buf(), content })
     }
 }
 
-/// Opens a weight file. Its content, not its name, decides which format it is.
+/// Opens a weight file. Its content, not its name, decides which format it is: one of [`Format`], or a zip archive
+/// that wraps one file of `torch.save`.
 ///
 /// The file is mapped into memory and only its table of contents is read; arrays are read when asked for.
 /// Nothing in it is ever executed. It must not be changed in place while it is open.
@@ -106,11 +108,11 @@ enum Content {
 }
 
 impl WeightFile {
-    /// Which format the file has.
+    /// Which format the file has. Of a zip archive that wraps a weight file: the format of that file.
     pub fn format(&self) -> Format {
-        match self.content {
+        match &self.content {
             Content::Safetensors(_) => Format::Safetensors,
-            Content::Torch(_) => Format::TorchZip,
+            Content::Torch(reader) => reader.format,
         }
     }
 

@@ -16,9 +16,13 @@ mod bytes;
 mod dtype;
 mod error;
 mod file;
+#[cfg(feature = "hub")]
+pub mod hub;
 mod keymap;
+mod pattern;
 mod report;
 mod safetensors_format;
+mod source;
 mod state_dict;
 mod torch;
 
@@ -29,4 +33,5 @@ pub use error::{Error, Result};
 pub use file::{Format, OpenOptions, WeightFile, open};
 pub use keymap::KeyMap;
 pub use report::{LoadReport, Mismatch};
+pub use source::{HubFile, Source};
 pub use state_dict::StateDict;

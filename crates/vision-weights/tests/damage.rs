@@ -65,6 +65,13 @@ fn fixtures() -> Vec<Vec<u8>> {
         "module.pth",
         "views.pth",
         "state_dict_protocol5.pth",
+        "checkpoint_stream.pth.tar",
+        "dtypes_stream.pth",
+        "malicious_stream.pth",
+        "parts_stream.pth",
+        "state_dict_stream1.pth",
+        "views_stream.pth",
+        "wrapped.zip",
     ];
     let mut files: Vec<Vec<u8>> = names.iter().map(|name| fs::read(folder.join(name)).unwrap()).collect();
     let mut state = StateDict::new();
@@ -73,6 +80,10 @@ fn fixtures() -> Vec<Vec<u8>> {
     state.insert_metadata("arch", "tiny");
     files.push(state.to_bytes().unwrap());
     files.push(with_zip64(&files[0]));
+    // Without the zeros that end a tar archive.
+    let tar = fs::read(folder.join("checkpoint_tar.pth")).unwrap();
+    let end = tar.iter().rposition(|&byte| byte != 0).unwrap() + 1;
+    files.push(tar[..end.next_multiple_of(512)].to_vec());
     files
 }
 

@@ -96,6 +96,11 @@ impl<'a> Input<'a> {
 
     // Input.
 
+    /// How many bytes were taken.
+    pub(super) fn position(&self) -> usize {
+        self.at
+    }
+
     pub(super) fn remaining(&self) -> usize {
         self.bytes.len().saturating_sub(self.at)
     }

@@ -1,168 +1,155 @@
-//! The zip archive that `torch.save` writes: `NAME/data.pkl` describes, `NAME/data/KEY` hold the bytes.
+//! What `torch.save` wrote over the years: a zip archive, before that a stream of pickles and raw bytes, before
+//! that a tar archive. Each has one pickle that describes tensors, and pieces of memory that they are views of.
 
+mod archive;
 mod flatten;
 mod input;
 mod pickle;
 mod rebuild;
+mod stream;
+mod stream_format;
+mod tar_format;
 mod value;
 mod view;
 
 use std::collections::BTreeMap;
-use std::io::{Cursor, Read};
+use std::ops::Range;
 use std::path::Path;
 
-use zip::result::ZipError;
-use zip::{CompressionMethod, ZipArchive, read::ZipReadOptions};
-
 use crate::bytes::Bytes;
+use crate::file::Format;
 use crate::{Array, Error, Result};
-use value::Problem;
+use archive::Archive;
+use value::{Key, Pickle, Problem};
 pub(crate) use view::Entry;
 
-/// `PyTorch` stores records uncompressed. An archive that was packed again may be compressed, but not so well
-/// that it stops being weights and starts being a bomb.
-const MAX_INFLATION: u64 = 64;
-
-/// The stream that came before the archive: a pickle of this number, then more pickles.
-const LEGACY_MAGIC: &[u8] = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19";
-
-/// Whether the bytes start like a stream of `PyTorch` before 1.6.
-pub(crate) fn is_legacy(bytes: &[u8]) -> bool {
-    bytes.first() == Some(&0x80) && bytes.get(2..).is_some_and(|rest| rest.starts_with(LEGACY_MAGIC))
+/// Which of the formats the bytes start like.
+pub(crate) fn detect(bytes: &[u8]) -> Option<Format> {
+    if bytes.starts_with(b"PK\x03\x04") {
+        Some(Format::TorchZip)
+    } else if stream_format::looks_like(bytes) {
+        Some(Format::TorchStream)
+    } else if tar_format::looks_like(bytes) {
+        Some(Format::TorchTar)
+    } else {
+        None
+    }
 }
 
-/// An open archive: what it contains is known, its records are read on demand.
+/// An open file: what it contains is known, its stored pieces are read on demand.
 #[derive(Debug, Clone)]
 pub(crate) struct Reader {
-    archive: ZipArchive<Cursor<Bytes>>,
-    verify_checksums: bool,
-    file_len: u64,
+    pub(crate) format: Format,
+    pieces: Pieces,
     pub(crate) entries: BTreeMap<String, Entry>,
     pub(crate) metadata: BTreeMap<String, String>,
     pub(crate) skipped: BTreeMap<String, String>,
 }
 
+/// The memory that tensors are views of, by number.
+#[derive(Debug, Clone)]
+enum Pieces {
+    Records(Archive),
+    Ranges(Bytes, Vec<Range<usize>>),
+}
+
+/// A pickle, and how errors say where it is.
+struct Description<'p, 'a> {
+    pickle: &'p Pickle<'a>,
+    /// Such as `record NAME/data.pkl`.
+    name: &'p str,
+    /// Where the pickle begins in the file or in what `name` says.
+    start: u64,
+}
+
 impl Reader {
-    pub(crate) fn parse(bytes: Bytes, path: &Path, verify_checksums: bool) -> Result<Self> {
-        let file_len = bytes.as_ref().len() as u64;
-        let archive = ZipArchive::new(Cursor::new(bytes)).map_err(|e| zip_error(path, "zip archive", e))?;
-        if archive.has_duplicate_names() {
-            return Err(Error::format(path, None, "two records of the archive have the same name"));
+    /// `format` is what [`detect`] found.
+    pub(crate) fn parse(bytes: Bytes, format: Format, path: &Path, verify_checksums: bool) -> Result<Self> {
+        match format {
+            Format::TorchStream => stream_format::parse(&bytes, path),
+            Format::TorchTar => tar_format::parse(&bytes, path),
+            _ => Self::parse_zip(bytes, path, verify_checksums),
         }
-        let mut reader = Self {
-            archive,
-            verify_checksums,
-            file_len,
-            entries: BTreeMap::new(),
-            metadata: BTreeMap::new(),
-            skipped: BTreeMap::new(),
-        };
-        let root = reader.root(path)?;
-        if let Some(index) = reader.archive.index_for_name(&format!("{root}byteorder"))
-            && reader.record(index, path)? != b"little"
-        {
-            return Err(Error::unsupported(path, "an archive that is not little-endian"));
+    }
+
+    fn parse_zip(bytes: Bytes, path: &Path, verify_checksums: bool) -> Result<Self> {
+        let archive = Archive::open(bytes, path, verify_checksums)?;
+        if let Some(root) = archive.root(path)? {
+            return Self::parse_records(archive, &root, path);
         }
-        let name = format!("{root}data.pkl");
-        let index = reader
-            .archive
-            .index_for_name(&name)
-            .ok_or_else(|| Error::format(path, None, format!("record {name} is gone")))?;
-        let size = reader.archive.by_index_data(index).map_err(|e| zip_error(path, &name, e))?.size();
-        if size > pickle::MAX_LENGTH {
-            return Err(Error::unsupported(path, format!("a record {name} of {size} bytes")));
-        }
-        let described = reader.record(index, path)?;
-        reader.describe(&described, &root, path).map_err(|failure| match failure {
-            Failure::Pickle(Problem { offset, what }) => {
-                Error::format(path, Some(offset as u64), format!("record {name}: {what}"))
+        let bytes = archive.wrapped(path)?;
+        match detect(bytes.as_ref()) {
+            Some(Format::TorchZip) => {
+                let archive = Archive::open(bytes, path, verify_checksums)?;
+                let root = archive.root(path)?;
+                let deeper =
+                    || Error::unsupported(path, "a zip archive in a zip archive without NAME/data.pkl");
+                Self::parse_records(archive, &root.ok_or_else(deeper)?, path)
             }
-            Failure::Other(error) => error,
+            Some(format) => Self::parse(bytes, format, path, verify_checksums),
+            None => Err(Error::format(path, None, "the file in the zip archive is no PyTorch file")),
+        }
+    }
+
+    fn parse_records(archive: Archive, root: &str, path: &Path) -> Result<Self> {
+        let described = archive.description(root, path)?;
+        let name = format!("record {root}data.pkl");
+        let pickle = pickle::parse(&described, &rebuild::persistent)
+            .map_err(|problem| located(problem, &name, 0, path))?;
+        let mut used: BTreeMap<usize, u64> = BTreeMap::new();
+        let mut reader = Self::new(Format::TorchZip, Pieces::Records(archive.clone()));
+        let description = Description { pickle: &pickle, name: &name, start: 0 };
+        reader.describe(&description, path, |key| {
+            let record = format!("{root}data/{key}");
+            let found = archive.find(&record, path)?;
+            if let Some((index, size)) = found {
+                used.insert(index, size);
+            }
+            found.ok_or_else(|| Error::format(path, None, format!("record {record} is missing")))
         })?;
+        archive.check_total(used.values().fold(0u64, |sum, &size| sum.saturating_add(size)), path)?;
         Ok(reader)
     }
 
-    /// The folder, with its slash, that holds `data.pkl`.
-    fn root(&self, path: &Path) -> Result<String> {
-        for name in self.archive.file_names() {
-            let name = name.map_err(|e| zip_error(path, "name of a record", e))?;
-            if let Some(root) = name.strip_suffix("data.pkl")
-                && root.strip_suffix('/').is_some_and(|folder| !folder.contains('/'))
-            {
-                return Ok(root.to_owned());
-            }
-        }
-        Err(Error::unsupported(path, "a zip archive without NAME/data.pkl"))
+    fn new(format: Format, pieces: Pieces) -> Self {
+        Self { format, pieces, entries: BTreeMap::new(), metadata: BTreeMap::new(), skipped: BTreeMap::new() }
     }
 
-    fn describe(&mut self, described: &[u8], root: &str, path: &Path) -> std::result::Result<(), Failure> {
-        let pickle = pickle::parse(described).map_err(Failure::Pickle)?;
-        let contents = flatten::flatten(&pickle).map_err(Failure::Pickle)?;
-        let mut used: BTreeMap<usize, u64> = BTreeMap::new();
+    /// Takes over what a pickle describes. `find` gives number and length of a stored piece.
+    fn describe(
+        &mut self,
+        description: &Description<'_, '_>,
+        path: &Path,
+        mut find: impl FnMut(Key<'_>) -> Result<(usize, u64)>,
+    ) -> Result<()> {
+        let contents = flatten::flatten(description.pickle)
+            .map_err(|problem| located(problem, description.name, description.start, path))?;
         for (name, view) in contents.views {
-            let record = format!("{root}data/{}", view.key);
-            let gone = || Error::format(path, None, format!("`{name}`: record {record} is missing"));
-            let index = self.archive.index_for_name(&record).ok_or_else(gone)?;
-            let size = self.archive.by_index_data(index).map_err(|e| zip_error(path, &record, e))?.size();
-            let entry = Entry::new(view, index, size)
+            let (piece, len) = find(view.key).map_err(|error| named(error, &name))?;
+            let entry = Entry::new(view, piece, len)
                 .map_err(|problem| Error::format(path, None, format!("`{name}`: {problem}")))?;
-            used.insert(index, size);
             self.entries.insert(name, entry);
-        }
-        // Records can overlap in a zip archive, so each one may be small enough and all of them not.
-        let total = used.values().fold(0u64, |sum, &size| sum.saturating_add(size));
-        if total > self.inflation_limit() {
-            let problem = format!("records of {total} bytes in a file of {}", self.file_len);
-            return Err(Error::format(path, None, problem).into());
         }
         self.skipped = contents.unsupported;
         self.metadata = contents.metadata;
         Ok(())
     }
 
-    fn inflation_limit(&self) -> u64 {
-        self.file_len.saturating_mul(MAX_INFLATION)
-    }
-
-    /// Reads one record whole, checking its size and checksum.
-    fn record(&self, index: usize, path: &Path) -> Result<Vec<u8>> {
-        // Archives share their table of contents; a copy gives this call a reading position of its own.
-        let mut archive = self.archive.clone();
-        let options = ZipReadOptions::new().ignore_crc32(!self.verify_checksums);
-        let record = archive.by_index_with_options(index, options);
-        let record = record.map_err(|e| zip_error(path, "record", e))?;
-        let name = String::from_utf8_lossy(record.name_raw()).into_owned();
-        let (size, packed) = (record.size(), record.compressed_size());
-        let stored = record.compression() == CompressionMethod::Stored;
-        if packed > self.file_len || (stored && size != packed) || size > self.inflation_limit() {
-            let problem = format!("record {name} claims {size} bytes in {packed}");
-            return Err(Error::format(path, None, problem));
-        }
-        let offset = record.data_start();
-        let mut bytes = Vec::with_capacity(size.min(self.file_len) as usize);
-        record.take(size.saturating_add(1)).read_to_end(&mut bytes).map_err(|problem| {
-            let problem = format!("record {name}: {problem}");
-            Error::format(path, offset, problem)
-        })?;
-        if bytes.len() as u64 != size {
-            let problem = format!("record {name} has {} bytes instead of {size}", bytes.len());
-            return Err(Error::format(path, offset, problem));
-        }
-        Ok(bytes)
-    }
-
     /// Reads one array. `entry` must be one of this reader's.
     pub(crate) fn read(&self, entry: &Entry, path: &Path) -> Result<Array> {
-        let storage = self.record(entry.record, path)?;
-        entry.cut_out_of(storage).map_err(|problem| Error::format(path, None, problem))
+        let array = match &self.pieces {
+            Pieces::Records(archive) => entry.cut_out_of(archive.record(entry.record, path)?),
+            Pieces::Ranges(bytes, ranges) => entry.copy_from(piece(bytes, ranges, entry.record)),
+        };
+        array.map_err(|problem| Error::format(path, None, problem))
     }
 
-    /// Reads all arrays, each record once.
+    /// Reads all arrays, each stored piece once.
     pub(crate) fn read_all(&self, path: &Path) -> Result<BTreeMap<String, Array>> {
-        let mut by_record: BTreeMap<usize, Vec<(&String, &Entry)>> = BTreeMap::new();
+        let mut by_piece: BTreeMap<usize, Vec<(&String, &Entry)>> = BTreeMap::new();
         let (mut wanted, mut stored) = (0u64, 0u64);
         for (name, entry) in &self.entries {
-            let views = by_record.entry(entry.record).or_default();
+            let views = by_piece.entry(entry.record).or_default();
             if views.is_empty() {
                 stored = stored.saturating_add(entry.record_len);
             }
@@ -174,17 +161,25 @@ impl Reader {
             return Err(Error::format(path, None, problem));
         }
         let mut arrays = BTreeMap::new();
-        for (record, views) in by_record {
-            let storage = self.record(record, path)?;
+        for (number, views) in by_piece {
             let problem =
                 |name: &str, problem: String| Error::format(path, None, format!("`{name}`: {problem}"));
-            if let [(name, entry)] = views.as_slice() {
-                let array = entry.cut_out_of(storage).map_err(|p| problem(name, p))?;
-                arrays.insert((*name).clone(), array);
-                continue;
-            }
+            let owned;
+            let storage = match &self.pieces {
+                Pieces::Ranges(bytes, ranges) => piece(bytes, ranges, number),
+                Pieces::Records(archive) => {
+                    let record = archive.record(number, path)?;
+                    if let [(name, entry)] = views.as_slice() {
+                        let array = entry.cut_out_of(record).map_err(|p| problem(name, p))?;
+                        arrays.insert((*name).clone(), array);
+                        continue;
+                    }
+                    owned = record;
+                    owned.as_slice()
+                }
+            };
             for (name, entry) in views {
-                let array = entry.copy_from(&storage).map_err(|p| problem(name, p))?;
+                let array = entry.copy_from(storage).map_err(|p| problem(name, p))?;
                 arrays.insert(name.clone(), array);
             }
         }
@@ -192,22 +187,23 @@ impl Reader {
     }
 }
 
-enum Failure {
-    Pickle(Problem),
-    Other(Error),
+/// A stored piece that lies in the file as it is. Were it not there, reading a view of it would fail.
+fn piece<'b>(bytes: &'b Bytes, ranges: &[Range<usize>], number: usize) -> &'b [u8] {
+    let range = ranges.get(number).cloned().unwrap_or_default();
+    bytes.as_ref().get(range).unwrap_or_default()
 }
 
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self::Other(error)
-    }
+fn located(problem: Problem, name: &str, start: u64, path: &Path) -> Error {
+    let Problem { offset, what } = problem;
+    Error::format(path, Some(start.saturating_add(offset as u64)), format!("{name}: {what}"))
 }
 
-fn zip_error(path: &Path, what: &str, error: ZipError) -> Error {
+/// The error, with the array that it befell.
+fn named(error: Error, name: &str) -> Error {
     match error {
-        ZipError::UnsupportedArchive(_) | ZipError::CompressionMethodNotSupported(_) => {
-            Error::unsupported(path, format!("{what} ({error})"))
+        Error::Format { path, offset, problem } => {
+            Error::Format { path, offset, problem: format!("`{name}`: {problem}") }
         }
-        other => Error::format(path, None, format!("{what}: {other}")),
+        other => other,
     }
 }

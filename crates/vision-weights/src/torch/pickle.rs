@@ -15,32 +15,37 @@ pub(super) const MAX_LENGTH: u64 = 32 << 20;
 /// Most of the 32 MB could be one-byte opcodes that each make a node.
 const MAX_NODES: usize = 4_000_000;
 
-/// Reads a pickle of any protocol from 0 to 5.
-pub(super) fn parse(bytes: &[u8]) -> Result<Pickle<'_>> {
+/// Says what a persistent id stands for.
+pub(super) type Load<'l, 'a> = &'l dyn Fn(&[Node<'a>], Value<'a>) -> std::result::Result<Node<'a>, String>;
+
+/// Reads the pickle, of any protocol from 0 to 5, that `bytes` start with.
+pub(super) fn parse<'a>(bytes: &'a [u8], load: Load<'_, 'a>) -> Result<Pickle<'a>> {
     let mut machine = Machine {
         input: Input::new(bytes),
+        load,
         stack: Vec::new(),
         marks: Vec::new(),
         memo: BTreeMap::new(),
         nodes: Vec::new(),
-        copies: bytes.len().saturating_mul(4),
+        copied: 0,
     };
     let root = machine.run()?;
-    Ok(Pickle { nodes: machine.nodes, root, len: bytes.len() })
+    Ok(Pickle { nodes: machine.nodes, root, len: machine.input.position() })
 }
 
-struct Machine<'a> {
+struct Machine<'l, 'a> {
     input: Input<'a>,
+    load: Load<'l, 'a>,
     stack: Vec<Value<'a>>,
     /// Heights of the stack at each mark; nothing below the last one may be popped.
     marks: Vec<usize>,
     memo: BTreeMap<u64, Value<'a>>,
     nodes: Vec<Node<'a>>,
-    /// How many more values calls may copy out of their arguments.
-    copies: usize,
+    /// How many values calls have copied out of their arguments.
+    copied: usize,
 }
 
-impl<'a> Machine<'a> {
+impl<'a> Machine<'_, 'a> {
     fn run(&mut self) -> Result<Value<'a>> {
         loop {
             let opcode = self.input.opcode()?;
@@ -50,6 +55,9 @@ impl<'a> Machine<'a> {
             self.step(opcode)?;
             if self.nodes.len() > MAX_NODES {
                 return Err(self.input.problem(format!("more than {MAX_NODES} values")));
+            }
+            if self.input.position() as u64 > MAX_LENGTH {
+                return Err(self.input.problem(format!("the pickle is longer than {MAX_LENGTH} bytes")));
             }
         }
     }
@@ -174,14 +182,12 @@ impl<'a> Machine<'a> {
                 }
             }
             b'P' => {
-                self.input.line()?;
-                self.stack.push(Value::Other);
+                let id = self.input.utf8_line()?;
+                self.persistent(Value::Str(id))?;
             }
             b'Q' => {
                 let id = self.pop()?;
-                let storage =
-                    rebuild::persistent(&self.nodes, id).map_err(|what| self.input.problem(what))?;
-                self.push_node(storage);
+                self.persistent(id)?;
             }
             b'R' | 0x81 => {
                 let arguments = self.pop()?;
@@ -219,13 +225,20 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
+    fn persistent(&mut self, id: Value<'a>) -> Result<()> {
+        let node = (self.load)(&self.nodes, id).map_err(|what| self.input.problem(what))?;
+        self.push_node(node);
+        Ok(())
+    }
+
     fn reduce(&mut self, callable: Value<'a>, arguments: Value<'a>) -> Result<()> {
         let value =
             rebuild::reduce(&self.nodes, callable, arguments).map_err(|what| self.input.problem(what))?;
-        self.copies = self
-            .copies
-            .checked_sub(value.copied())
-            .ok_or_else(|| self.input.problem("the same arguments are used too often"))?;
+        // In proportion to what was read so far, as all that is kept.
+        self.copied = self.copied.saturating_add(value.copied());
+        if self.copied > self.input.position().saturating_mul(4) {
+            return Err(self.input.problem("the same arguments are used too often"));
+        }
         match value {
             rebuild::Outcome::Value(value) => self.stack.push(value),
             rebuild::Outcome::Node(node) => self.push_node(node),

@@ -2,6 +2,10 @@ use super::*;
 use crate::torch::flatten::flatten;
 use crate::torch::input::little_endian;
 
+fn parse(bytes: &[u8]) -> Result<Pickle<'_>> {
+    super::parse(bytes, &rebuild::persistent)
+}
+
 /// A pickle of protocol 2 from its body.
 fn pickled(body: &[u8]) -> Vec<u8> {
     [b"\x80\x02", body, b"."].concat()
@@ -83,4 +87,33 @@ fn broken_pickles_say_what_is_wrong() {
     assert!(failure(b"ctorch._utils\n_rebuild_tensor_v2\n)R").contains("0 arguments"));
     assert!(parse(b"").is_err());
     assert_eq!(parse(b"\x80\x06.").unwrap_err().offset, 0);
+}
+
+#[test]
+fn what_follows_a_pickle_is_left() {
+    let bytes = [pickled(b"K\x07"), pickled(b"K\x08")].concat();
+    let first = parse(&bytes).unwrap();
+    assert_eq!((first.root, first.len), (Value::Int(7), 5));
+}
+
+#[test]
+fn arguments_are_not_copied_beyond_measure() {
+    // One tuple of 64 sizes, used by call after call of three bytes.
+    let mut body = b"ctorch._utils\n_rebuild_tensor_v2\nq\x00((X\x07\0\0\0storagectorch\nByteStorage\nX\x01\0\0\x000NK\x01NtQK\0("
+        .to_vec();
+    body.extend([b'K', 1].repeat(64));
+    body.extend(b"tq\x012tq\x020");
+    body.extend(b"h\x00h\x02R".repeat(1000));
+    assert!(failure(&body).contains("too often"), "{}", failure(&body));
+}
+
+#[test]
+fn persistent_ids_are_asked_for() {
+    let load = |_: &[Node<'static>], id: Value<'static>| match id {
+        Value::Int(7) | Value::Str("7") => Ok(Node::Sequence(vec![id])),
+        _ => Err("no such id".to_owned()),
+    };
+    assert!(super::parse(b"K\x07Q.", &load).is_ok());
+    assert!(super::parse(b"P7\n.", &load).is_ok());
+    assert_eq!(super::parse(b"NQ.", &load).unwrap_err().what, "no such id");
 }

@@ -3,6 +3,9 @@
 //! Nodes refer to each other by number, so a pickle that refers to itself costs nothing and nothing recurses
 //! when the values are dropped.
 
+use std::fmt;
+use std::rc::Rc;
+
 use crate::Dtype;
 
 /// Number of a [`Node`].
@@ -33,7 +36,7 @@ pub(super) enum Node<'a> {
         name: &'a str,
     },
     Storage(Storage<'a>),
-    Tensor(Box<Tensor<'a>>),
+    Tensor(Rc<Tensor<'a>>),
     /// An instance of a class, or the result of a function, that is not known here.
     Object {
         state: Option<Value<'a>>,
@@ -41,13 +44,43 @@ pub(super) enum Node<'a> {
     },
 }
 
-/// The bytes behind one or more tensors.
+/// What a file calls a stored piece of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Key<'a> {
+    Number(i64),
+    Text(&'a str),
+}
+
+impl<'a> Key<'a> {
+    pub(super) fn of(value: Value<'a>) -> Option<Self> {
+        match value {
+            Value::Int(number) => Some(Self::Number(number)),
+            Value::Str(text) => Some(Self::Text(text)),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Key<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Text(text) => text.fmt(f),
+        }
+    }
+}
+
+/// The memory behind one or more tensors: a stored piece or, in old files, a part of one. Lengths are in
+/// elements; in bytes when untyped.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Storage<'a> {
-    /// The record `data/KEY` of the archive.
-    pub(super) key: &'a str,
+    /// The stored piece.
+    pub(super) key: Key<'a>,
     pub(super) kind: StorageKind<'a>,
-    /// In elements; in bytes when untyped.
+    /// Length of the stored piece.
+    pub(super) stored_len: usize,
+    /// Where this storage begins in it.
+    pub(super) start: usize,
     pub(super) len: usize,
 }
 
@@ -59,6 +92,16 @@ pub(super) enum StorageKind<'a> {
     Unknown(&'a str),
 }
 
+impl<'a> StorageKind<'a> {
+    /// The name of a class this crate does not read; empty for the others.
+    pub(super) fn unknown_class(self) -> &'a str {
+        match self {
+            Self::Unknown(name) => name,
+            Self::Typed(_) | Self::Untyped => "",
+        }
+    }
+}
+
 /// A view of a storage, or why there is none.
 #[derive(Debug, Clone)]
 pub(super) enum Tensor<'a> {
@@ -68,11 +111,11 @@ pub(super) enum Tensor<'a> {
 
 #[derive(Debug, Clone)]
 pub(super) struct View<'a> {
-    pub(super) key: &'a str,
+    pub(super) key: Key<'a>,
     pub(super) dtype: Dtype,
-    /// Bytes that the pickle says the storage has.
+    /// Where the storage ends in the stored piece, as the pickle says; in bytes.
     pub(super) storage_bytes: usize,
-    /// In elements, like the strides.
+    /// From the beginning of the stored piece; in elements, like the strides.
     pub(super) offset: usize,
     pub(super) shape: Vec<usize>,
     pub(super) strides: Vec<usize>,
@@ -90,6 +133,6 @@ pub(super) struct Problem {
 pub(super) struct Pickle<'a> {
     pub(super) nodes: Vec<Node<'a>>,
     pub(super) root: Value<'a>,
-    /// Length of the pickle in bytes; what it describes is held in proportion to it.
+    /// How many bytes it took; what it describes is held in proportion to it.
     pub(super) len: usize,
 }

@@ -19,7 +19,7 @@ pub(crate) struct Entry {
     /// In elements, like `offset`.
     strides: Vec<usize>,
     offset: usize,
-    /// Index of the record in the archive.
+    /// Number of the record.
     pub(super) record: usize,
     pub(super) record_len: u64,
 }
@@ -126,10 +126,11 @@ fn end(shape: &[usize], strides: &[usize], offset: usize) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::torch::value::Key;
 
     fn view(shape: &[usize], strides: &[usize], offset: usize, storage_bytes: usize) -> View<'static> {
         View {
-            key: "0",
+            key: Key::Number(0),
             dtype: Dtype::U8,
             storage_bytes,
             offset,
