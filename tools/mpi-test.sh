@@ -36,7 +36,9 @@ for ranks in 2 4; do
     done
     # Ranks that waited in vain end without MPI_Finalize, which mpirun reports.
     echo "== late on $ranks ranks"
-    if "${launch[@]}" -n "$ranks" "$program" late 2>&1 | tee /dev/stderr | grep -q panicked; then exit 1; fi
+    output=$("${launch[@]}" -n "$ranks" "$program" late 2>&1) || true
+    echo "$output"
+    if grep -q panicked <<<"$output"; then exit 1; fi
 done
 
 echo "== training of a recipe"

@@ -1,6 +1,6 @@
 //! One rank of the tests of MPI. `tools/mpi-test.sh` starts them with mpirun; the argument says which test.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 mod nets;
 

@@ -80,7 +80,7 @@ fn assert_close(a: &Path, b: &Path, tolerance: f64) {
 fn last_row(out: &Path, name: &str) -> f64 {
     let text = fs::read_to_string(RunFolder::new(out).metrics()).unwrap();
     let rows = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-    rows.filter(|row| row["name"] == name).last().unwrap()["value"].as_f64().unwrap()
+    rows.filter(|row| row["name"] == name).next_back().unwrap()["value"].as_f64().unwrap()
 }
 
 #[test]
@@ -248,7 +248,7 @@ fn ranks_that_differ_are_found_before_the_first_step() {
         let each = |rank| {
             config(2, |c| {
                 if rank == 1 {
-                    change(c)
+                    change(c);
                 }
             })
         };

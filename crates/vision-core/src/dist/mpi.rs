@@ -18,6 +18,9 @@ use super::meeting::{Call, Data, Meet, Outcome, collective_by_meeting, combine, 
 use super::{CollectiveError, Operation, frame};
 use crate::error::{Error, Result};
 
+/// What may end in the failure of the world.
+type Checked<T> = std::result::Result<T, CollectiveError>;
+
 /// Sums of fewer bytes travel whole to every rank; larger ones in blocks.
 const SMALL: usize = 1 << 15;
 const TAG: Tag = 1;
@@ -101,7 +104,7 @@ impl Mpi {
         call: &Call,
         bodies: Vec<Vec<u8>>,
         first: bool,
-    ) -> std::result::Result<Vec<Vec<u8>>, CollectiveError> {
+    ) -> Checked<Vec<Vec<u8>>> {
         let head = if first { Part::Call(call.clone()) } else { Part::Sums };
         let mut own = Vec::new();
         let mut outgoing = Vec::with_capacity(self.world);
@@ -128,12 +131,7 @@ impl Mpi {
     }
 
     /// Fails unless all parts are those of one call.
-    fn check(
-        &self,
-        call: &Call,
-        parts: &[(Part, Vec<u8>)],
-        first: bool,
-    ) -> std::result::Result<(), CollectiveError> {
+    fn check(&self, call: &Call, parts: &[(Part, Vec<u8>)], first: bool) -> Checked<()> {
         let (mut gone, mut in_panic) = (Vec::new(), false);
         for (rank, (part, _)) in parts.iter().enumerate() {
             match part {
@@ -175,7 +173,7 @@ impl Mpi {
         state: &State,
         call: &Call,
         outgoing: Vec<(usize, Vec<u8>)>,
-    ) -> std::result::Result<Vec<Option<Vec<u8>>>, CollectiveError> {
+    ) -> Checked<Vec<Option<Vec<u8>>>> {
         let begun = Instant::now();
         let mut sending = Vec::with_capacity(outgoing.len());
         for (rank, message) in outgoing {
@@ -223,7 +221,7 @@ impl Mpi {
         }
     }
 
-    fn run(&self, state: &State, call: &Call, data: Data) -> std::result::Result<Outcome, CollectiveError> {
+    fn run(&self, state: &State, call: &Call, data: Data) -> Checked<Outcome> {
         let short = || self.broken(call, "another number of bytes than was announced");
         let (len, kind) = match call.size {
             Some((len, kind)) if call.operation == Operation::AllReduce => (len, kind),
