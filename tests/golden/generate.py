@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes every committed golden case beside this file: `python3 tests/golden/generate.py`.
 
-Needs torch, torchvision and Pillow from PyPI (CPU is enough). The same seed and the same versions write the same
+Needs torch, torchvision, Pillow and pycocotools from PyPI (CPU is enough). The same seed and the same versions write the same
 bytes. `--models FOLDER` writes whole networks at full size there instead; those are too large to commit:
 
     python3 tests/golden/generate.py --models /some/folder
@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 import boxes_cases
+import coco_cases
 import core_cases
 import instdisc_cases
 import metrics_cases
@@ -72,6 +73,7 @@ FAMILIES = [
     ("image.resize", [], training_cases.image_resize),
     ("image.adjust", [], training_cases.image_adjust),
     ("segmentation_metrics", [], metrics_cases.segmentation_metrics),
+    ("coco_eval", [], coco_cases.coco_eval),
     ("instdisc.nce", ["gather_scores"], instdisc_cases.instdisc_nce),
     ("instdisc.full_softmax", ["bank_cross_entropy"], instdisc_cases.instdisc_full_softmax),
     ("instdisc.infonce", ["gather_scores"], instdisc_cases.instdisc_infonce),

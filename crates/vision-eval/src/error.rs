@@ -68,6 +68,28 @@ pub enum Error {
         /// Number of classes.
         classes: usize,
     },
+    /// An annotated or detected object makes no sense.
+    #[error("{what} {index} of image {image}: {field} {problem}")]
+    Annotation {
+        /// The image.
+        image: u64,
+        /// What it is: `truth` or `detection`.
+        what: &'static str,
+        /// Its place in the list that was given.
+        index: usize,
+        /// The field that is wrong.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// An image cannot be counted.
+    #[error("image {image} {problem}")]
+    Image {
+        /// The image.
+        image: u64,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// Two parts of a metric were made with different settings, so their sum means nothing.
     #[error("cannot merge: {what} differ")]
     Merge {

@@ -11,9 +11,11 @@
 )]
 
 pub mod classification;
+pub mod coco;
 mod error;
 pub mod knn;
 pub mod retrieval;
+pub mod rle;
 pub mod segmentation;
 mod value;
 

@@ -5,8 +5,34 @@
 //! class counts that no pixel has and none was taken for decides between two rules, [`AbsentClass`]; on sets in which
 //! every class occurs they agree.
 
+use serde::{Deserialize, Serialize};
+
 use crate::classification::Confusion;
 use crate::{Error, Result, UNKNOWN, Value};
+
+/// What was counted of one class: a row of a table of results.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClassRow {
+    /// The class.
+    pub class: usize,
+    /// Pixels that are this class.
+    pub labelled: u64,
+    /// Pixels that were taken for this class.
+    pub predicted: u64,
+    /// Pixels that are it and were taken for it.
+    pub hits: u64,
+    /// Share of all counted pixels that are this class; 0 when nothing was counted.
+    pub area: f64,
+    /// Intersection over union; `None` for a class that neither occurs nor is predicted.
+    pub iou: Option<f64>,
+    /// `hits / labelled`, the accuracy of the class; `None` for a class that does not occur.
+    pub recall: Option<f64>,
+    /// `hits / predicted`; `None` for a class that is not predicted.
+    pub precision: Option<f64>,
+    /// The other class that most of its pixels were taken for, the lowest of equals, and how many; `None` without such
+    /// pixels.
+    pub most_taken_for: Option<(usize, u64)>,
+}
 
 /// What a class counts in `miou` that neither occurs nor is predicted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -85,6 +111,11 @@ impl Segmentation {
 
     /// Intersection and union of each class, in pixels.
     pub fn areas(&self) -> Vec<[u64; 2]> {
+        self.rows().into_iter().map(|row| [row.hits, row.labelled + row.predicted - row.hits]).collect()
+    }
+
+    /// Everything counted of each class, in order.
+    pub fn rows(&self) -> Vec<ClassRow> {
         let (classes, matrix) = (self.confusion.num_classes(), self.confusion.matrix());
         let mut predicted = vec![0u64; classes];
         for row in matrix.chunks_exact(classes) {
@@ -92,18 +123,32 @@ impl Segmentation {
                 *sum += count;
             }
         }
+        let pixels: u64 = predicted.iter().sum();
+        let share = |part: u64, whole: u64| (whole > 0).then(|| part as f64 / whole as f64);
         let rows = matrix.chunks_exact(classes).zip(predicted).enumerate();
         rows.map(|(class, (row, predicted))| {
-            let inter = row[class];
-            [inter, row.iter().sum::<u64>() + predicted - inter]
+            let (hits, labelled) = (row[class], row.iter().sum());
+            let others =
+                row.iter().copied().enumerate().filter(|&(other, count)| other != class && count > 0);
+            ClassRow {
+                class,
+                labelled,
+                predicted,
+                hits,
+                area: share(labelled, pixels).unwrap_or(0.0),
+                iou: share(hits, labelled + predicted - hits),
+                recall: share(hits, labelled),
+                precision: share(hits, predicted),
+                // The last of the largest, from the end.
+                most_taken_for: others.rev().max_by_key(|&(_, count)| count),
+            }
         })
         .collect()
     }
 
     /// Intersection over union of each class; `None` for a class that neither occurs nor is predicted.
     pub fn ious(&self) -> Vec<Option<f64>> {
-        let share = |[inter, union]: [u64; 2]| (union > 0).then(|| inter as f64 / union as f64);
-        self.areas().into_iter().map(share).collect()
+        self.rows().into_iter().map(|row| row.iou).collect()
     }
 
     /// `pix_acc` and `miou`, both shares of which more is better and with the number of pixels, and `classes_seen`, how
@@ -154,6 +199,30 @@ mod tests {
         assert_eq!((values[2].value, values[2].count), (3.0, 6));
         assert!((metric.compute(AbsentClass::Skip)[1].value - 0.5).abs() < 1e-15);
         assert_eq!(metric.ious()[2..], [Some(0.5), None, None]);
+    }
+
+    #[test]
+    fn rows_by_hand() {
+        let mut metric = small();
+        metric.update(&[2u8, 1], &[0i64, 2]).unwrap();
+        let rows = metric.rows();
+        let first = ClassRow {
+            class: 0,
+            labelled: 3,
+            predicted: 2,
+            hits: 1,
+            area: 0.375,
+            iou: Some(0.25),
+            recall: Some(1.0 / 3.0),
+            precision: Some(0.5),
+            most_taken_for: Some((1, 1)),
+        };
+        assert_eq!(rows[0], first);
+        // One pixel each was taken for classes 0 and 1.
+        assert_eq!((rows[2].labelled, rows[2].most_taken_for), (3, Some((0, 1))));
+        assert_eq!((rows[1].most_taken_for, rows[1].recall, rows[1].precision), (None, Some(1.0), Some(0.5)));
+        let absent = (rows[4].iou, rows[4].recall, rows[4].precision, rows[4].area);
+        assert_eq!(absent, (None, None, None, 0.0));
     }
 
     #[test]

@@ -77,6 +77,16 @@ impl Confusion {
         self.matrix.chunks(self.num_classes).enumerate().map(recall).collect()
     }
 
+    /// The matrix with each row divided by its sum: the share of a class's samples that was taken for each class; `None`
+    /// in the rows of classes without samples.
+    pub fn row_shares(&self) -> Vec<Option<f64>> {
+        let shares = |row: &[u64]| {
+            let sum: u64 = row.iter().sum();
+            row.iter().map(move |&count| (sum > 0).then(|| count as f64 / sum as f64)).collect::<Vec<_>>()
+        };
+        self.matrix.chunks(self.num_classes).flat_map(shares).collect()
+    }
+
     /// `accuracy` over all samples, and `mean_class_accuracy`: the mean of [`Confusion::recalls`] over the
     /// classes that have samples.
     pub fn compute(&self) -> Vec<Value> {
@@ -103,6 +113,8 @@ mod tests {
         }
         assert_eq!(metric.matrix(), [3, 1, 0, 0, 0, 0, 0, 1, 0]);
         assert_eq!(metric.recalls(), [Some(0.75), None, Some(0.0)]);
+        assert_eq!(metric.row_shares()[..4], [Some(0.75), Some(0.25), Some(0.0), None]);
+        assert_eq!(metric.row_shares()[6..], [Some(0.0), Some(1.0), Some(0.0)]);
         let [accuracy, mean] = metric.compute().try_into().unwrap();
         assert_eq!(accuracy, Value::share("accuracy", 3, 5));
         assert_eq!((mean.value, mean.count), (0.375, 5));

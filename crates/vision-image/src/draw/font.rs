@@ -17,21 +17,39 @@ const LINE: i32 = GLYPH_HEIGHT as i32 + 2;
 /// A line break starts a new line nine pixels below. Characters outside printable ASCII appear as a hollow box;
 /// what lies outside the picture is left out.
 pub fn text(image: &mut Image, x: i32, y: i32, text: &str, color: [u8; 3]) {
-    let (mut left, mut top) = (x, y);
-    for character in text.chars() {
-        if character == '\n' {
-            (left, top) = (x, top.saturating_add(LINE));
-            continue;
-        }
-        for (row, bits) in (0..).zip(glyph(character)) {
-            for column in 0..GLYPH_WIDTH as i32 {
-                if bits >> (GLYPH_WIDTH as i32 - 1 - column) & 1 == 1 {
-                    point(image, left.saturating_add(column), top.saturating_add(row), color);
-                }
-            }
-        }
-        left = left.saturating_add(ADVANCE);
+    for (column, row) in ink(text) {
+        point(image, x.saturating_add(column), y.saturating_add(row), color);
     }
+}
+
+/// [`text`] turned a quarter to the left: it reads upwards from its bottom row, which is the one above `y`, and further
+/// lines follow to the right.
+pub fn text_upward(image: &mut Image, x: i32, y: i32, text: &str, color: [u8; 3]) {
+    for (column, row) in ink(text) {
+        point(image, x.saturating_add(row), y.saturating_sub(column).saturating_sub(1), color);
+    }
+}
+
+/// Columns and rows of the pixels that a text has, from its top left corner.
+fn ink(text: &str) -> impl Iterator<Item = (i32, i32)> + '_ {
+    let (mut left, mut top) = (0_i32, 0_i32);
+    let glyphs = text.chars().filter_map(move |character| {
+        if character == '\n' {
+            (left, top) = (0, top.saturating_add(LINE));
+            return None;
+        }
+        let corner = (left, top);
+        left = left.saturating_add(ADVANCE);
+        Some((corner, glyph(character)))
+    });
+    glyphs.flat_map(|((left, top), rows)| {
+        (0..).zip(rows).flat_map(move |(row, bits)| {
+            let set = move |column: &i32| bits >> (GLYPH_WIDTH as i32 - 1 - column) & 1 == 1;
+            (0..GLYPH_WIDTH as i32)
+                .filter(set)
+                .map(move |column| (left.saturating_add(column), top.saturating_add(row)))
+        })
+    })
 }
 
 /// Columns that the longest line of `text` takes.
@@ -186,6 +204,18 @@ mod tests {
             assert!(a.iter().all(|row| *row < 32));
             assert!(FONT[..i].iter().all(|b| a != b), "{}", char::from((FIRST + i) as u8));
         }
+    }
+
+    #[test]
+    fn turned_text_is_text_turned() {
+        let mut level = Image::filled(11, 16, &[0]).unwrap();
+        text(&mut level, 0, 0, "Ab\nc", [255; 3]);
+        let mut turned = Image::filled(16, 11, &[0]).unwrap();
+        text_upward(&mut turned, 0, 11, "Ab\nc", [255; 3]);
+        for (x, y) in (0..11).flat_map(|x| (0..16).map(move |y| (x, y))) {
+            assert_eq!(turned.pixel(y, 10 - x), level.pixel(x, y), "({x}, {y})");
+        }
+        text_upward(&mut turned, i32::MAX, i32::MIN, "M", [255; 3]);
     }
 
     #[test]

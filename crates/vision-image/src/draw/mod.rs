@@ -1,12 +1,16 @@
-//! Drawing on pictures: lines, boxes, text, and sheets of many pictures.
+//! Drawing on pictures: lines, boxes, text, label maps, and sheets of many pictures; tables of shares as pictures.
 //!
 //! Whatever lies outside the picture is left out. Colours are red, green, blue; on a grey picture their luma is drawn,
 //! on one with alpha they are opaque.
 
 mod font;
+mod heat_map;
+mod labels;
 mod sheet;
 
-pub use font::{GLYPH_HEIGHT, GLYPH_WIDTH, text, text_width};
+pub use font::{GLYPH_HEIGHT, GLYPH_WIDTH, text, text_upward, text_width};
+pub use heat_map::heat_map;
+pub use labels::{LabelStyle, beside, legend, overlay};
 pub use sheet::{Tile, sheet};
 
 use crate::picture::{Image, luma};

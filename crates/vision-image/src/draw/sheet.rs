@@ -93,7 +93,7 @@ fn place(
 }
 
 /// Copies an RGB picture into another at (`left`, `top`), where it must fit.
-fn copy(out: &mut Image, picture: &Image, left: u32, top: u32) {
+pub(super) fn copy(out: &mut Image, picture: &Image, left: u32, top: u32) {
     let (stride, from) = (out.stride(), left as usize * 3);
     let rows = out.data_mut().chunks_exact_mut(stride).skip(top as usize);
     for (to, row) in rows.zip(picture.data().chunks_exact(picture.stride())) {
