@@ -70,7 +70,7 @@ pub enum Layout {
     Cifar100,
     /// The four IDX files of Fashion-MNIST.
     FashionMnist,
-    /// Segmentation, made from ADE20K in the form of SceneParse150.
+    /// Segmentation, made from ADE20K in the form of `SceneParse150`.
     Ade20k,
     /// Segmentation, made from PASCAL VOC 2012.
     Voc2012,

@@ -45,13 +45,11 @@ pub fn overlap(set: &str, train: (&str, &[String]), held_out: (&str, &[String]))
 }
 
 /// All overlaps between the training parts and the other parts of a set.
-pub fn overlaps<'a>(
-    set: &str,
-    parts: impl IntoIterator<Item = (&'a str, &'a [String])> + Clone,
-) -> Vec<Overlap> {
+pub fn overlaps<'a>(set: &str, parts: impl IntoIterator<Item = (&'a str, &'a [String])>) -> Vec<Overlap> {
+    let (training, held_out): (Vec<_>, Vec<_>) = parts.into_iter().partition(|(part, _)| is_training(part));
     let mut found = Vec::new();
-    for train in parts.clone().into_iter().filter(|(part, _)| is_training(part)) {
-        for held_out in parts.clone().into_iter().filter(|(part, _)| !is_training(part)) {
+    for train in training {
+        for &held_out in &held_out {
             found.extend(overlap(set, train, held_out));
         }
     }

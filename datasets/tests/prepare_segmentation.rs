@@ -4,6 +4,7 @@
 #[path = "common/archives.rs"]
 mod archives;
 
+use std::fmt::Write as _;
 use std::fs;
 
 use archives::{Files, Place, grey, jpeg, tar, zip};
@@ -15,7 +16,7 @@ const ADE: &str = "ADEChallengeData2016.zip";
 fn ade_files() -> Files {
     let mut table = String::from("Idx\tRatio\tTrain\tVal\tStuff\tName\n");
     for class in 1..=150 {
-        table += &format!("{class}\t0.1\t5\t6\t0\tname {class}, other\r\n");
+        write!(table, "{class}\t0.1\t5\t6\t0\tname {class}, other\r\n").unwrap();
     }
     let mut files = Files::from([("ADEChallengeData2016/objectInfo150.txt".into(), table.into_bytes())]);
     for (part, folder, number, labels) in [

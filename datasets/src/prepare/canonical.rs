@@ -72,7 +72,7 @@ impl<'a> Draft<'a> {
         }
         let mut draft = Self {
             set,
-            folder: Folder { dir, classes: classes.classes.len() },
+            folder: Folder { dir, classes: classes.names.len() },
             progress,
             files: Vec::new(),
             samples: BTreeMap::new(),

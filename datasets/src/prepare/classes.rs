@@ -12,7 +12,8 @@ pub(super) const IGNORE: u8 = 255;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Classes {
     /// The name of each class.
-    pub(super) classes: Vec<String>,
+    #[serde(rename = "classes")]
+    pub(super) names: Vec<String>,
     /// A colour for each class.
     pub(super) palette: Vec<[u8; 3]>,
     /// The value of pixels that do not count.
@@ -29,12 +30,12 @@ impl Classes {
         submission_offset: u8,
         evaluation: &str,
     ) -> Self {
-        let classes: Vec<String> = names.into_iter().map(Into::into).collect();
+        let names: Vec<String> = names.into_iter().map(Into::into).collect();
         let offset = usize::from(submission_offset);
         // The colour of the number that stands in submissions.
-        let palette = voc(classes.len() + offset).into_iter().skip(offset).collect();
+        let palette = voc(names.len() + offset).into_iter().skip(offset).collect();
         let evaluation = evaluation.to_owned();
-        Self { classes, palette, ignore: IGNORE, submission_offset, evaluation }
+        Self { names, palette, ignore: IGNORE, submission_offset, evaluation }
     }
 
     pub(super) fn with_palette(mut self, palette: &[[u8; 3]]) -> Self {

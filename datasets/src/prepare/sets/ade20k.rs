@@ -1,4 +1,6 @@
-//! ADE20K as SceneParse150: grey pictures, 0 for everything else, 1 to 150 for the classes.
+//! ADE20K as `SceneParse150`: grey pictures, 0 for everything else, 1 to 150 for the classes.
+
+use std::path::Path;
 
 use super::{Job, Table, bad, labels};
 use crate::prepare::archive::Source;
@@ -48,8 +50,8 @@ pub(super) fn convert(job: Job) -> Result<Finished> {
     }
     draft.part(zip.shown(), "trainval", all)?;
     if let Some(test) = sources.optional(TEST_ARCHIVE) {
-        let names: Vec<&str> =
-            test.names("release_test/testing/").into_iter().filter(|name| name.ends_with(".jpg")).collect();
+        let mut names = test.names("release_test/testing/");
+        names.retain(|name| Path::new(name).extension().is_some_and(|ending| ending == "jpg"));
         let ids = draft.samples(test.shown(), &names, |name| {
             Ok(Some(Sample { id: stem(name).to_owned(), image: test.read(name)?, label: None }))
         })?;
