@@ -64,7 +64,8 @@ pub struct CodewordsArgs {
 }
 
 impl PaperCli for EncNetRecipe {
-    const ABOUT: &'static str = "Semantic segmentation with context encoding: train, evaluate, label pictures";
+    const ABOUT: &'static str =
+        "Semantic segmentation with context encoding: train, evaluate, label pictures";
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
     type Own = Verb;
 
@@ -185,7 +186,8 @@ struct Names(std::collections::BTreeSet<String>);
 
 impl Names {
     fn unique(&mut self, path: &Path) -> String {
-        let stem = path.file_stem().map_or_else(|| "picture".into(), |stem| stem.to_string_lossy().into_owned());
+        let stem =
+            path.file_stem().map_or_else(|| "picture".into(), |stem| stem.to_string_lossy().into_owned());
         let mut name = stem.clone();
         let mut number = 2;
         while !self.0.insert(name.clone()) {

@@ -37,7 +37,9 @@ impl Attention {
     /// # Errors
     /// If the model has no codewords or a forward pass fails.
     pub fn of(predictor: &Predictor, image: &Image) -> Result<Self> {
-        let Some((encoding, map)) = predictor.model().encoded(&predictor.input(image)?, &Pass::inference())? else {
+        let Some((encoding, map)) =
+            predictor.model().encoded(&predictor.input(image)?, &Pass::inference())?
+        else {
             return Err(Error::config("model.context.codes", "this model has no codewords"));
         };
         let (_, height, width, _) = map.dims()?;
@@ -112,9 +114,14 @@ impl Attention {
 ///
 /// # Errors
 /// If there is no picture, or models differ between them.
-pub fn attention_sheet(pictures: &[(Image, Attention)], top: usize, cell: u32) -> Result<(Vec<Usage>, Image)> {
+pub fn attention_sheet(
+    pictures: &[(Image, Attention)],
+    top: usize,
+    cell: u32,
+) -> Result<(Vec<Usage>, Image)> {
     let codes = pictures.first().map_or(0, |(_, attention)| attention.codes());
-    let mut overall: Vec<Usage> = (0..codes).map(|codeword| Usage { codeword, share: 0.0, first: 0.0 }).collect();
+    let mut overall: Vec<Usage> =
+        (0..codes).map(|codeword| Usage { codeword, share: 0.0, first: 0.0 }).collect();
     for (_, attention) in pictures {
         for usage in attention.ranking() {
             let Some(sum) = overall.get_mut(usage.codeword) else {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use vision_datasets::transforms::{SegmentationPipeline, SegmentedPixels};
 use vision_datasets::{
-    DataRoot, Dataset, IGNORE_LABEL, Loader, LoaderConfig, RandomSampler, Sampler, Segmented, SegmentationSet,
-    SequentialSampler, Split, open_segmentation_set,
+    DataRoot, Dataset, IGNORE_LABEL, Loader, LoaderConfig, RandomSampler, Sampler, SegmentationSet,
+    Segmented, SequentialSampler, Split, open_segmentation_set,
 };
 
 use crate::config::train::{Config, DataConfig};
@@ -134,7 +134,8 @@ pub fn train_loader(config: &Config, set: AnySet, skip_broken: usize) -> Result<
 /// If the batch size is zero.
 pub fn whole_loader(config: &Config, set: AnySet, workers: usize) -> Result<Loader<Batch>> {
     let pipeline = config.data.whole_pipeline();
-    let equal = pipeline.output_size().is_some() || config.data.seed.is_some() || config.data.name == GENERATED;
+    let equal =
+        pipeline.output_size().is_some() || config.data.seed.is_some() || config.data.name == GENERATED;
     let sampler = SequentialSampler::new(set.len(), if equal { config.eval.batch_size } else { 1 })?;
     let loader = LoaderConfig { workers, prefetch: 4, seed: config.run.seed, skip_broken: 0 };
     Ok(build(set, pipeline, Arc::new(sampler), loader))

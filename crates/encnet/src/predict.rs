@@ -44,7 +44,10 @@ impl Normalise {
             .chunks_exact(3)
             .flat_map(|pixel| {
                 let constants = self.mean.iter().zip(&self.std);
-                pixel.iter().zip(constants).map(|(&value, (mean, std))| (f32::from(value) / 255.0 - mean) / std)
+                pixel
+                    .iter()
+                    .zip(constants)
+                    .map(|(&value, (mean, std))| (f32::from(value) / 255.0 - mean) / std)
             })
             .collect();
         let shape = (1, rgb.height() as usize, rgb.width() as usize, 3);
@@ -256,7 +259,8 @@ impl Predictor {
     /// If there are too many classes for a byte.
     pub fn encode(&self, found: &Prediction, submission: bool) -> Result<Vec<u8>> {
         let offset = if submission { self.classes.submission_offset } else { 0 };
-        let data: Option<Vec<u8>> = found.labels.data().iter().map(|label| label.checked_add(offset)).collect();
+        let data: Option<Vec<u8>> =
+            found.labels.data().iter().map(|label| label.checked_add(offset)).collect();
         let data = data.ok_or_else(|| Error::size("labels", "at most 255 with their offset", "more"))?;
         let mut palette = vec![[0; 3]; usize::from(offset)];
         palette.extend(&self.classes.palette);

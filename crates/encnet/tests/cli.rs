@@ -105,7 +105,11 @@ fn from_a_folder_to_labels() {
     // Measured at several scales, with tables and pictures.
     let measured = folder.path().join("measured");
     let said = succeed(
-        encnet("eval").arg("--weights").arg(&run).args(["--set", "eval.mode=\"sliding\"", "--out"]).arg(&measured),
+        encnet("eval")
+            .arg("--weights")
+            .arg(&run)
+            .args(["--set", "eval.mode=\"sliding\"", "--out"])
+            .arg(&measured),
     );
     assert!(said.contains("miou") && said.contains("pix_acc"), "{said}");
     let page = fs::read_to_string(measured.join("report.html")).unwrap();
@@ -141,7 +145,12 @@ fn from_a_folder_to_labels() {
     }
 
     let said = succeed(
-        encnet("codewords").arg("--weights").arg(&weights).args(["--top", "2", "--out"]).arg(&found).arg(&pictures),
+        encnet("codewords")
+            .arg("--weights")
+            .arg(&weights)
+            .args(["--top", "2", "--out"])
+            .arg(&found)
+            .arg(&pictures),
     );
     assert_eq!(said.matches("codeword ").count(), 2, "{said}");
     let file = fs::read_to_string(found.join("codewords.json")).unwrap();

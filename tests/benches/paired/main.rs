@@ -81,12 +81,11 @@ fn main() -> Result<()> {
     vision_train::system::set_threads(args.threads)?;
     let case = find(&args.case)?;
     let run = || -> Result<Vec<f64>> {
-        let mut step =
-            match case.text("op")? {
-                "model.encnet" => encnet::step(&case)?,
-                op if op.starts_with("model.") => models::step(&case)?,
-                _ => ops::step(&case)?,
-            };
+        let mut step = match case.text("op")? {
+            "model.encnet" => encnet::step(&case)?,
+            op if op.starts_with("model.") => models::step(&case)?,
+            _ => ops::step(&case)?,
+        };
         // Once, where it takes minutes.
         let slow = case.0["slow"] == true;
         if !slow {
@@ -94,9 +93,8 @@ fn main() -> Result<()> {
         }
         let mut times = Vec::new();
         let start = Instant::now();
-        let done = |times: &Vec<f64>| {
-            times.len() >= 3 && start.elapsed() >= Duration::from_secs_f64(args.seconds)
-        };
+        let done =
+            |times: &Vec<f64>| times.len() >= 3 && start.elapsed() >= Duration::from_secs_f64(args.seconds);
         while times.is_empty() || !(slow || done(&times)) {
             let before = Instant::now();
             step()?;

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use vision_datasets::transforms::{
-    CenterCrop, PadRightBottom, RandomCrop, RandomHorizontalFlip, RandomSide, ResizeShortSide, SegmentationOp,
-    SegmentationPipeline, Side, ToPixels,
+    CenterCrop, PadRightBottom, RandomCrop, RandomHorizontalFlip, RandomSide, ResizeShortSide,
+    SegmentationOp, SegmentationPipeline, Side, ToPixels,
 };
 use vision_datasets::{IGNORE_LABEL, SegmentationSpec, Split};
 use vision_eval::segmentation::AbsentClass;
@@ -261,7 +261,8 @@ impl RecipeConfig for Config {
         let mut problems = self.run.problems();
         problems.extend(self.sgd.problems("sgd"));
         problems.extend(self.schedule.problems("schedule"));
-        for (key, pipeline) in [("data.augment", self.data.train_pipeline()), ("data.whole", self.data.whole_pipeline())]
+        for (key, pipeline) in
+            [("data.augment", self.data.train_pipeline()), ("data.whole", self.data.whole_pipeline())]
         {
             problems.extend(pipeline.problems().into_iter().map(|problem| Problem::new(key, problem)));
         }
@@ -351,7 +352,10 @@ mod tests {
         assert_eq!(preset("pcontext-fcn").model, ModelConfig::preset(Preset::Fcn, 59));
         assert_eq!(preset("pcontext-r101").model.backbone.arch, Arch::ResNet101);
         let ade = preset("ade20k-r101");
-        assert_eq!((ade.model.classes, ade.eval.sliding.crop_size, ade.eval.sliding.base_size), (150, 576, 640));
+        assert_eq!(
+            (ade.model.classes, ade.eval.sliding.crop_size, ade.eval.sliding.base_size),
+            (150, 576, 640)
+        );
         assert!(!ade.model.head.lateral && ade.run.epochs == 180 && ade.sgd.lr == 0.004);
         assert_eq!(preset("voc").sgd.lr, 0.0001);
         assert_eq!((preset("voc-coco").run.epochs, preset("voc-aug").run.epochs), (30, 80));

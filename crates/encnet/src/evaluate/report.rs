@@ -1,8 +1,8 @@
 //! Numbers, tables and pictures of an evaluation.
 
 use vision_datasets::{IGNORE_LABEL, SampleRng};
-use vision_eval::segmentation::{AbsentClass, Segmentation};
 use vision_eval::Value;
+use vision_eval::segmentation::{AbsentClass, Segmentation};
 use vision_image::LabelMap;
 use vision_image::draw::{LabelStyle, Tile, heat_map, overlay, sheet};
 use vision_train::{Picture, Report, Table};
@@ -32,7 +32,8 @@ pub(super) fn report(
         let cell = if names.len() <= 24 { 24 } else { 10 };
         report.pictures.push(Picture {
             name: "confusion".to_owned(),
-            caption: "Of each class's pixels (row), the share that was taken for each class (column)".to_owned(),
+            caption: "Of each class's pixels (row), the share that was taken for each class (column)"
+                .to_owned(),
             image: heat_map("", &shares, names, names, cell)?,
         });
     }
@@ -45,7 +46,10 @@ pub(super) fn report(
 fn values(cfg: &Config, set: &str, metric: &Segmentation) -> Vec<Value> {
     let by = |absent: AbsentClass| metric.compute(absent);
     let named = |values: Vec<Value>, name: &str, as_name: &str| {
-        values.into_iter().find(|value| value.name == name).map(|value| Value { name: as_name.to_owned(), ..value })
+        values
+            .into_iter()
+            .find(|value| value.name == name)
+            .map(|value| Value { name: as_name.to_owned(), ..value })
     };
     let chosen = by(cfg.eval.absent.into());
     let mut values: Vec<Value> = ["miou", "pix_acc", "classes_seen"]
@@ -57,7 +61,11 @@ fn values(cfg: &Config, set: &str, metric: &Segmentation) -> Vec<Value> {
     if set == PASCAL_CONTEXT
         && let Some(miou) = values.iter().find(|value| value.name == "miou_zero").cloned()
     {
-        values.push(Value { name: "miou60".to_owned(), value: with_background(miou.value, cfg.model.classes), ..miou });
+        values.push(Value {
+            name: "miou60".to_owned(),
+            value: with_background(miou.value, cfg.model.classes),
+            ..miou
+        });
     }
     values
 }
@@ -74,7 +82,9 @@ fn classes(set: &AnySet, metric: &Segmentation) -> Table {
     let name = |class: usize| names.get(class).map_or("?", String::as_str);
     Table {
         title: "By class, in percent".to_owned(),
-        header: ["class", "IoU", "recall", "precision", "share of pixels", "most taken for"].map(str::to_owned).into(),
+        header: ["class", "IoU", "recall", "precision", "share of pixels", "most taken for"]
+            .map(str::to_owned)
+            .into(),
         rows: metric
             .rows()
             .into_iter()

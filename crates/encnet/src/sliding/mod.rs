@@ -156,7 +156,8 @@ impl SlidingConfig {
         let mut scores = Scores::new(height, width, classes);
         for &scale in &self.scales {
             let [h, w] = scaled_size(height, width, (self.base_size as f64 * scale).ceil() as usize);
-            let resized = interpolate_nhwc(picture, ResizeTo::Size([h, w]), &InterpolateArgs::bilinear(true))?;
+            let resized =
+                interpolate_nhwc(picture, ResizeTo::Size([h, w]), &InterpolateArgs::bilinear(true))?;
             let pixels: Vec<f32> = resized.nhwc().flatten_all()?.to_vec1()?;
             let canvas = self.canvas(&pixels, [h, w], fill, classes, &mut logits)?;
             scores.add(&canvas);

@@ -82,12 +82,8 @@ impl Scores {
             for ((values, log), x) in values.chunks_exact_mut(classes).zip(logs).zip(&xs) {
                 let corners = [(y.low, x.low), (y.low, x.high), (y.high, x.low), (y.high, x.high)];
                 let pixels = corners.map(|(y, x)| y * width + x);
-                let weights = [
-                    y.rest() * x.rest(),
-                    y.rest() * x.share,
-                    y.share * x.rest(),
-                    y.share * x.share,
-                ];
+                let weights =
+                    [y.rest() * x.rest(), y.rest() * x.share, y.share * x.rest(), y.share * x.share];
                 // The largest factor among the pixels that count.
                 let top = pixels.iter().zip(weights).filter(|(_, weight)| *weight > 0.0);
                 let top = top.fold(f32::NEG_INFINITY, |top, (&pixel, _)| top.max(canvas.logs[pixel]));

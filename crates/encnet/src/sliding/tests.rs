@@ -20,7 +20,8 @@ fn reference(t: u64, count: usize) -> Vec<f32> {
 /// A 3x3 convolution to five classes, times `gain`, as the network.
 fn toy(gain: f64) -> impl FnMut(&FeatureMap) -> Result<FeatureMap> {
     let device = &Device::Cpu;
-    let weight = (Tensor::from_vec(reference(3001, 5 * 27), (5, 3, 3, 3), device).unwrap() * (0.5 * gain)).unwrap();
+    let weight =
+        (Tensor::from_vec(reference(3001, 5 * 27), (5, 3, 3, 3), device).unwrap() * (0.5 * gain)).unwrap();
     let bias = (Tensor::from_vec(reference(3002, 5), 5, device).unwrap() * (0.1 * gain)).unwrap();
     move |windows| {
         let args = Conv2dArgs { padding: [1, 1], ..Conv2dArgs::default() };
@@ -61,13 +62,7 @@ fn numbers_of_the_original() {
             Some(1_528_179.456_7),
             Some([5.4575, 6.6234, 8.24793, 2.80017, 7.37177]),
         ),
-        (
-            true,
-            true,
-            [331, 781, 371, 450, 507],
-            None,
-            Some([5.32724, 9.46792, 8.50387, 4.26838, 14.94641]),
-        ),
+        (true, true, [331, 781, 371, 450, 507], None, Some([5.32724, 9.46792, 8.50387, 4.26838, 14.94641])),
         (false, false, [292, 595, 517, 437, 599], Some(113_221.448_4), None),
         (false, true, [300, 557, 500, 461, 622], None, None),
     ] {
@@ -130,7 +125,8 @@ fn literally(config: &SlidingConfig, picture: &FeatureMap, gain: f64) -> Vec<u32
         for (pixel, count) in canvas.chunks_mut(5).zip(counts) {
             pixel.iter_mut().for_each(|value| *value /= count);
         }
-        let canvas = FeatureMap::from_nhwc(Tensor::from_vec(canvas, (1, h, w, 5), &Device::Cpu).unwrap()).unwrap();
+        let canvas =
+            FeatureMap::from_nhwc(Tensor::from_vec(canvas, (1, h, w, 5), &Device::Cpu).unwrap()).unwrap();
         let resized = interpolate_nhwc(&canvas, ResizeTo::Size([height, width]), &bilinear).unwrap();
         let resized: Vec<f64> = resized.nhwc().flatten_all().unwrap().to_vec1().unwrap();
         sums.iter_mut().zip(resized).for_each(|(sum, value)| *sum += value);
@@ -212,9 +208,8 @@ fn every_pixel_is_covered() {
 #[test]
 fn wrong_settings_and_networks_are_named() {
     let picture = picture(false);
-    let problem = |config: SlidingConfig| {
-        config.scores(&picture, &fill(), 5, toy(1.0)).unwrap_err().to_string()
-    };
+    let problem =
+        |config: SlidingConfig| config.scores(&picture, &fill(), 5, toy(1.0)).unwrap_err().to_string();
     assert!(problem(SlidingConfig { scales: vec![], ..config(true) }).contains("sliding.scales"));
     assert!(problem(SlidingConfig { scales: vec![f64::NAN], ..config(true) }).contains("sliding.scales"));
     assert!(problem(SlidingConfig { crop_size: 1, ..config(true) }).contains("sliding.crop_size"));

@@ -50,7 +50,8 @@ pub(super) fn gather(
 ) -> Result<FeatureMap> {
     let channels = fill.len();
     let mut out: Vec<f32> = fill.repeat(windows.len() * crop * crop);
-    for (&(window, mirrored), out) in windows.iter().zip(out.chunks_exact_mut((crop * crop * channels).max(1)))
+    for (&(window, mirrored), out) in
+        windows.iter().zip(out.chunks_exact_mut((crop * crop * channels).max(1)))
     {
         let [rows, columns] = window.inside;
         for (row, out) in out.chunks_exact_mut(crop * channels).take(rows).enumerate() {

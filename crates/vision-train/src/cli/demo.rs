@@ -88,11 +88,7 @@ pub fn demo<R: PaperCli>(cli: &CliContext, title: &str, samples: &[(&str, &str)]
             expectations: outcome.checks.iter().map(Expectation::from).collect(),
         });
     }
-    let demo = Demo {
-        title: title.to_owned(),
-        seconds: start.elapsed().as_secs_f64(),
-        parts,
-    };
+    let demo = Demo { title: title.to_owned(), seconds: start.elapsed().as_secs_f64(), parts };
     let path = out.join("demo.json");
     let text = serde_json::to_string_pretty(&demo)
         .map_err(|error| Error::Format { what: "demo.json".to_owned(), problem: error.to_string() })?;
