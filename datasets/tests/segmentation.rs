@@ -92,7 +92,7 @@ fn a_prepared_set() {
     assert!(!trainval.contamination_with(&val).unwrap().is_empty());
     assert!(train.contamination_with(&val).unwrap().is_empty());
     let different: std::collections::BTreeSet<_> =
-        [&train, &test, &trainval, &val].map(|set| set.fingerprint()).into_iter().collect();
+        [&train, &test, &trainval, &val].map(Dataset::fingerprint).into_iter().collect();
     assert_eq!(different.len(), 4);
     assert_eq!(SegmentationFolder::parts(&dir).unwrap(), ["test", "train", "trainval", "val"]);
 

@@ -125,7 +125,7 @@ fn broken_coco_leaves_nothing() {
         (change(&|json| json["images"][0]["width"] = 65.into()), "000000000009"),
         (
             change(&|json| {
-                json["annotations"][0]["segmentation"][0] = serde_json::json!([1, 2, 3, 4, 5, 6, 7])
+                json["annotations"][0]["segmentation"][0] = serde_json::json!([1, 2, 3, 4, 5, 6, 7]);
             }),
             "000000000009",
         ),

@@ -52,7 +52,9 @@ impl Attention {
                 *sum += f64::from(share);
             }
         }
-        usage.iter_mut().for_each(|sum| *sum /= (height * width) as f64);
+        for sum in &mut usage {
+            *sum /= (height * width) as f64;
+        }
         Ok(Self { size: [height, width], shares, usage })
     }
 

@@ -1,9 +1,9 @@
 //! The encoding layer (§3.1): how a map differs from a set of learnt codewords.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder};
 use vision_core::FeatureMap;
-use vision_core::ops::{CodewordUsage, EncodingArgs, codeword_usage, encoding_nhwc};
+use vision_core::ops::{CodewordUsage, EncodingArgs, codeword_assignments, codeword_usage, encoding_nhwc};
 
 use crate::error::{Error, Result};
 
@@ -62,21 +62,8 @@ impl Encoding {
     /// As [`Encoding::forward`].
     pub fn assignments(&self, map: &FeatureMap) -> Result<Tensor> {
         let (n, h, w, d) = map.dims()?;
-        let (codes, channels) = self.codewords.dims2()?;
-        if d != channels {
-            return Err(Error::size("encoding: map", format!("{channels} channels"), d));
-        }
-        let x = map.nhwc().reshape((n * h * w, d))?.detach().to_dtype(DType::F64)?;
-        let (codewords, scale) =
-            (self.codewords.detach().to_dtype(DType::F64)?, self.scale.detach().to_dtype(DType::F64)?);
-        let products = (x.matmul(&codewords.t()?)? * -2.0)?;
-        let lengths = |rows: &Tensor| rows.sqr()?.sum_keepdim(1);
-        let distances = products.broadcast_add(&lengths(&x)?)?.broadcast_add(&lengths(&codewords)?.t()?)?;
-        let part = if self.args.normalize_distance { 1.0 / d as f64 } else { 1.0 };
-        let logits = (distances * part)?.broadcast_mul(&scale)?;
-        let powers = logits.broadcast_sub(&logits.max_keepdim(1)?)?.exp()?;
-        let shares = powers.broadcast_div(&powers.sum_keepdim(1)?)?;
-        Ok(shares.reshape((n, h * w, codes))?)
+        let x = map.nhwc().reshape((n, h * w, d))?;
+        Ok(codeword_assignments(&x, &self.codewords, &self.scale, &self.args)?)
     }
 
     /// How much each codeword is used on a map.
@@ -113,7 +100,7 @@ pub(crate) fn codewords(channels: usize, codes: usize, vb: &VarBuilder<'_>) -> R
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
+    use candle_core::{DType, Device};
     use vision_core::params::ParamStore;
     use vision_core::rng::Key;
 
@@ -140,6 +127,7 @@ mod tests {
         let map = FeatureMap::from_nhwc(map).unwrap();
         let shares = layer.assignments(&map).unwrap();
         assert_eq!(shares.dims(), [2, 15, 4]);
+        let shares = shares.to_dtype(DType::F64).unwrap();
         let mean: Vec<f64> = shares.reshape((30, 4)).unwrap().mean(0).unwrap().to_vec1().unwrap();
         for (got, want) in mean.iter().zip(&layer.usage(&map).unwrap().mean) {
             assert!((got - want).abs() < 1e-5, "{got} {want}");

@@ -67,7 +67,7 @@ fn training_of_encnet_resnet50s() {
     let config = ModelConfig { head, ..ModelConfig::default() };
     let (model, params) = model(&config, DType::F32);
     let pictures = tensor(2001, &[2, 3, 65, 65], DType::F32, |v| v);
-    let labels = tensor(2002, &[2, 65, 65], DType::F64, |v| ((v + 1.0) / 2.0 * 60.0).floor() - 1.0);
+    let labels = tensor(2002, &[2, 65, 65], DType::F64, |v| (f64::midpoint(v, 1.0) * 60.0).floor() - 1.0);
     let labels = labels.to_dtype(DType::I64).unwrap();
     let output = model.forward(&pictures, &Pass::train(Key::new(1))).unwrap();
     let criterion = Criterion::new(&LossConfig::default(), config.classes).unwrap();

@@ -79,8 +79,8 @@ fn assert_close(a: &Path, b: &Path, tolerance: f64) {
 /// Value of the last row called `name`.
 fn last_row(out: &Path, name: &str) -> f64 {
     let text = fs::read_to_string(RunFolder::new(out).metrics()).unwrap();
-    let rows = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-    rows.filter(|row| row["name"] == name).next_back().unwrap()["value"].as_f64().unwrap()
+    let mut rows = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    rows.rfind(|row| row["name"] == name).unwrap()["value"].as_f64().unwrap()
 }
 
 #[test]

@@ -18,6 +18,8 @@ const ALLOWED: &[&str] = &[
     "ISC",
     "MIT",
     "MIT-0",
+    // Only what changes its files must be published: `option-ext`, below hf-hub.
+    "MPL-2.0",
     "NCSA",
     "Unicode-3.0",
     "Unlicense",

@@ -51,7 +51,7 @@ pub fn evaluate(
         EvalMode::Whole => whole(recipe, cfg, &set, ctx, &mut metric, &mut worst)?,
         EvalMode::Sliding => sliding(recipe, cfg, &set, ctx, &mut metric, &mut worst)?,
     }
-    report::report(cfg, &set, &metric, worst.found)
+    report::report(cfg, &set, &metric, &worst.found)
 }
 
 /// The pictures with the lowest accuracy, worst first.

@@ -18,12 +18,7 @@ const PASCAL_CONTEXT: &str = "pascal-context";
 /// Rows and columns a picture of confusions can have and still be read.
 const MOST_CLASSES_DRAWN: usize = 160;
 
-pub(super) fn report(
-    cfg: &Config,
-    set: &AnySet,
-    metric: &Segmentation,
-    worst: Vec<Judged>,
-) -> Result<Report> {
+pub(super) fn report(cfg: &Config, set: &AnySet, metric: &Segmentation, worst: &[Judged]) -> Result<Report> {
     let mut report = Report { values: values(cfg, set.name(), metric), ..Report::default() };
     report.tables.push(classes(set, metric));
     let names = set.class_names();
@@ -38,7 +33,7 @@ pub(super) fn report(
         });
     }
     if !worst.is_empty() {
-        report.pictures.push(worst_sheet(cfg, set, &worst)?);
+        report.pictures.push(worst_sheet(cfg, set, worst)?);
     }
     Ok(report)
 }

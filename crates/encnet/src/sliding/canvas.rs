@@ -76,7 +76,9 @@ impl Canvas {
         let values = self.values.par_chunks_mut(self.classes.max(1)).with_min_len(1 << 10);
         values.zip(&self.counts).for_each(|(values, &count)| {
             if count > 1 {
-                values.iter_mut().for_each(|value| *value /= count as f32);
+                for value in values {
+                    *value /= count as f32;
+                }
             }
         });
     }

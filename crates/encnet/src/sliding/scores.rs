@@ -54,7 +54,9 @@ impl Scores {
         shares.par_chunks_mut(self.classes.max(1)).with_min_len(1 << 10).for_each(|values| {
             let sum: f32 = values.iter().sum();
             if sum > 0.0 {
-                values.iter_mut().for_each(|value| *value /= sum);
+                for value in values {
+                    *value /= sum;
+                }
             }
         });
         shares
@@ -64,7 +66,10 @@ impl Scores {
     pub fn to_vec(&self) -> Vec<f32> {
         let mut scores = self.values.clone();
         scores.par_chunks_mut(self.classes.max(1)).zip(&self.logs).for_each(|(values, &log)| {
-            values.iter_mut().for_each(|value| *value = (f64::from(*value) * f64::from(log).exp()) as f32);
+            let factor = f64::from(log).exp();
+            for value in values {
+                *value = (f64::from(*value) * factor) as f32;
+            }
         });
         scores
     }

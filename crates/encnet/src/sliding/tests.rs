@@ -123,7 +123,9 @@ fn literally(config: &SlidingConfig, picture: &FeatureMap, gain: f64) -> Vec<u32
             }
         }
         for (pixel, count) in canvas.chunks_mut(5).zip(counts) {
-            pixel.iter_mut().for_each(|value| *value /= count);
+            for value in pixel {
+                *value /= count;
+            }
         }
         let canvas =
             FeatureMap::from_nhwc(Tensor::from_vec(canvas, (1, h, w, 5), &Device::Cpu).unwrap()).unwrap();

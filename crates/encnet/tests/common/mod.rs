@@ -1,6 +1,7 @@
 //! Numbers that need no file, so that a whole network can be compared with the original's.
 
 #![allow(dead_code, reason = "each test uses a part")]
+#![allow(clippy::case_sensitive_file_extension_comparisons, reason = "names of tensors")]
 
 use candle_core::{DType, Device, Tensor};
 use vision_core::params::ParamStore;

@@ -1,8 +1,10 @@
-//! The folders in which files of a hub are kept, named as `huggingface_hub` and hf-hub name them.
+//! The folders in which files of a hub are kept. hf-hub names them, as `huggingface_hub` does.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+
+use hf_hub::{CacheRepo, Repo, RepoType};
 
 use crate::{Error, HubFile, Result, atomic_write};
 
@@ -11,21 +13,19 @@ pub(super) struct Cache<'f> {
     folder: PathBuf,
     /// `models--OWNER--NAME`.
     repo_name: String,
+    repo: CacheRepo,
     file: &'f HubFile,
 }
 
 impl<'f> Cache<'f> {
     pub(super) fn new(folder: PathBuf, file: &'f HubFile) -> Self {
-        let repo_name = format!("models--{}", file.repo().replace('/', "--"));
-        Self { folder, repo_name, file }
+        let repo = Repo::with_revision(file.repo().to_owned(), RepoType::Model, file.revision().to_owned());
+        let repo_name = repo.folder_name();
+        Self { repo: hf_hub::Cache::new(folder.clone()).repo(repo), folder, repo_name, file }
     }
 
     pub(super) fn folder(&self) -> &Path {
         &self.folder
-    }
-
-    fn repo(&self) -> PathBuf {
-        self.folder.join(&self.repo_name)
     }
 
     /// The file, if it is there.
@@ -53,16 +53,16 @@ impl<'f> Cache<'f> {
     }
 
     fn reference_path(&self) -> PathBuf {
-        self.repo().join("refs").join(self.file.revision())
+        self.folder.join(&self.repo_name).join("refs").join(self.file.revision())
     }
 
     fn pointer(&self, commit: &str) -> PathBuf {
-        self.repo().join("snapshots").join(commit).join(self.file.file())
+        self.repo.pointer_path(commit).join(self.file.file())
     }
 
     /// Where the content with this etag is or will be.
     pub(super) fn blob(&self, etag: &str) -> PathBuf {
-        self.repo().join("blobs").join(etag)
+        self.folder.join(&self.repo_name).join("blobs").join(etag)
     }
 
     /// Waits until nobody else downloads this content. The lock is the file's; it ends when it is dropped.
@@ -134,7 +134,7 @@ fn same(pointer: &Path, blob: &Path) -> bool {
 fn make_link(file: &str, blob: &Path, pointer: &Path) -> io::Result<()> {
     let name = blob.file_name().unwrap_or_default();
     // Out of the folders of the file, of the commit, and of `snapshots`.
-    let up: PathBuf = (0..file.split('/').count() + 1).map(|_| "..").collect();
+    let up: PathBuf = (0..=file.split('/').count()).map(|_| "..").collect();
     std::os::unix::fs::symlink(up.join("blobs").join(name), pointer)
 }
 

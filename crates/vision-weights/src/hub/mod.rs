@@ -31,7 +31,7 @@ use std::path::PathBuf;
 use crate::{Error, HubFile, Result, Source};
 use cache::Cache;
 use client::Client;
-pub use options::{HubOptions, Progress};
+pub use options::{HubOptions, OnProgress, Progress};
 
 /// The path of a file of a hub in the cache, after downloading it if it is not there.
 ///

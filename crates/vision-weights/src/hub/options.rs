@@ -26,8 +26,11 @@ pub struct HubOptions {
     /// How long the hub may be silent.
     pub timeout: Duration,
     /// Called as the content arrives; the last call has `done == total`.
-    pub progress: Option<Arc<dyn Fn(Progress<'_>) + Send + Sync>>,
+    pub progress: Option<OnProgress>,
 }
+
+/// Somebody who watches a download.
+pub type OnProgress = Arc<dyn Fn(Progress<'_>) + Send + Sync>;
 
 /// How far a download is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

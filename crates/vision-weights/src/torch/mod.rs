@@ -75,7 +75,7 @@ impl Reader {
     fn parse_zip(bytes: Bytes, path: &Path, verify_checksums: bool) -> Result<Self> {
         let archive = Archive::open(bytes, path, verify_checksums)?;
         if let Some(root) = archive.root(path)? {
-            return Self::parse_records(archive, &root, path);
+            return Self::parse_records(&archive, &root, path);
         }
         let bytes = archive.wrapped(path)?;
         match detect(bytes.as_ref()) {
@@ -84,14 +84,14 @@ impl Reader {
                 let root = archive.root(path)?;
                 let deeper =
                     || Error::unsupported(path, "a zip archive in a zip archive without NAME/data.pkl");
-                Self::parse_records(archive, &root.ok_or_else(deeper)?, path)
+                Self::parse_records(&archive, &root.ok_or_else(deeper)?, path)
             }
             Some(format) => Self::parse(bytes, format, path, verify_checksums),
             None => Err(Error::format(path, None, "the file in the zip archive is no PyTorch file")),
         }
     }
 
-    fn parse_records(archive: Archive, root: &str, path: &Path) -> Result<Self> {
+    fn parse_records(archive: &Archive, root: &str, path: &Path) -> Result<Self> {
         let described = archive.description(root, path)?;
         let name = format!("record {root}data.pkl");
         let pickle = pickle::parse(&described, &rebuild::persistent)

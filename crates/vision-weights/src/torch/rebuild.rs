@@ -132,11 +132,11 @@ pub(super) fn storage_kind<'a>(nodes: &[Node<'a>], class: Value<'a>) -> Option<S
 pub(super) fn element_size(kind: StorageKind<'_>) -> Option<usize> {
     Some(match kind {
         StorageKind::Typed(dtype) => dtype.size(),
-        StorageKind::Untyped => 1,
         StorageKind::Unknown("ComplexDoubleStorage") => 16,
         StorageKind::Unknown("ComplexFloatStorage") => 8,
         StorageKind::Unknown("QInt32Storage") => 4,
-        StorageKind::Unknown("QInt8Storage" | "QUInt8Storage" | "QUInt4x2Storage" | "QUInt2x4Storage") => 1,
+        StorageKind::Untyped
+        | StorageKind::Unknown("QInt8Storage" | "QUInt8Storage" | "QUInt4x2Storage" | "QUInt2x4Storage") => 1,
         StorageKind::Unknown(_) => return None,
     })
 }

@@ -202,7 +202,9 @@ fn results_do_not_depend_on_the_number_of_threads() {
             let e = encoding(&vars[0], &vars[1], &vars[2], &PLAIN).unwrap();
             let grads = e.sqr().unwrap().sum_all().unwrap().backward().unwrap();
             let mut all = numbers(&e);
-            vars.iter().for_each(|var| all.extend(numbers(grads.get(var).unwrap())));
+            for var in &vars {
+                all.extend(numbers(grads.get(var).unwrap()));
+            }
             all
         })
     };
