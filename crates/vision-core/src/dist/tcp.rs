@@ -61,11 +61,21 @@ struct Spoke {
     failure: Option<CollectiveError>,
 }
 
-/// How many ranks wait for an answer that is on its way.
+/// What rank 0 has to stay for.
 #[derive(Debug, Default)]
 struct Pending {
-    answers: Mutex<usize>,
+    state: Mutex<Owed>,
     changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Owed {
+    /// How many ranks wait for an answer that is on its way.
+    answers: usize,
+    /// How many ranks are connected.
+    connected: usize,
+    /// Whether a call has failed: then the others are to hear why at their next call.
+    failed: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -162,7 +172,12 @@ impl Tcp {
         for ((place, stream), rank) in ranks.zip(streams.into_iter().flatten()).zip(1..) {
             let pending = Arc::clone(&pending);
             let name = format!("rank-{rank}");
-            let serve = move || serve(&place, stream, timeout, &pending);
+            pending.change(|owed| owed.connected += 1);
+            let serve = move || {
+                serve(&place, stream, timeout, &pending);
+                drop(place);
+                pending.change(|owed| owed.connected = owed.connected.saturating_sub(1));
+            };
             thread::Builder::new().name(name).spawn(serve).map_err(failed)?;
         }
         Ok(Side::Hub { own, pending })
@@ -203,7 +218,9 @@ impl Tcp {
 impl Meet for Tcp {
     fn meet(&self, call: Call, data: Data) -> Result<Arc<Outcome>> {
         let spoke = match &self.side {
-            Side::Hub { own: Some(own), .. } => return own.meet(call, data),
+            Side::Hub { own: Some(own), pending } => {
+                return own.meet(call, data).inspect_err(|_| pending.change(|owed| owed.failed = true));
+            }
             Side::Hub { own: None, .. } => return Err(Error::argument("Tcp", "is being dropped")),
             Side::Spoke(spoke) => spoke,
         };
@@ -299,7 +316,7 @@ fn serve(place: &Threads, mut stream: TcpStream, timeout: Duration, pending: &Pe
                 || matches!(call.operation, Operation::Broadcast(root) if root != place.my_rank());
             let data = if empty { Some(Data::Nothing) } else { Data::from_bytes(call.size, body) };
             let data = data.ok_or(io::ErrorKind::InvalidData)?;
-            pending.add(1);
+            pending.change(|owed| owed.answers += 1);
             let answered = match place.meet(call, data) {
                 Ok(outcome) => match &*outcome {
                     Outcome::Values(values) => frame::write(&mut stream, &Answer::Values, &values.to_bytes()),
@@ -311,7 +328,7 @@ fn serve(place: &Threads, mut stream: TcpStream, timeout: Duration, pending: &Pe
                 Err(Error::Collective(failure)) => frame::write(&mut stream, &Answer::Failed(failure), &[]),
                 Err(other) => Err(io::Error::other(other)),
             };
-            pending.done();
+            pending.change(|owed| owed.answers = owed.answers.saturating_sub(1));
             answered?;
         }
     };
@@ -321,25 +338,22 @@ fn serve(place: &Threads, mut stream: TcpStream, timeout: Duration, pending: &Pe
 }
 
 impl Pending {
-    fn add(&self, answers: usize) {
-        *self.answers.lock().unwrap_or_else(PoisonError::into_inner) += answers;
-    }
-
-    fn done(&self) {
-        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        *answers = answers.saturating_sub(1);
+    fn change(&self, change: impl FnOnce(&mut Owed)) {
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
         self.changed.notify_all();
     }
 
     fn wait(&self, timeout: Duration) {
-        let answers: MutexGuard<'_, usize> = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let owed: MutexGuard<'_, Owed> = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         // Whoever has not read its answer by then has a connection that is lost.
-        let _ = self.changed.wait_timeout_while(answers, timeout, |answers| *answers > 0);
+        let staying = |owed: &mut Owed| owed.answers > 0 || (owed.failed && owed.connected > 0);
+        let _ = self.changed.wait_timeout_while(owed, timeout, staying);
     }
 }
 
 impl Drop for Tcp {
-    /// Rank 0 stays until everybody has read the last answer, because the process may end after this.
+    /// Rank 0 stays until everybody has read the last answer, and after a failure until everybody has heard of it or is
+    /// gone, because the process may end after this.
     fn drop(&mut self) {
         if let Side::Hub { own, pending } = &mut self.side {
             drop(own.take());
