@@ -1,6 +1,7 @@
 //! Training as [`vision_train`] runs it.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use candle_core::Device;
 use vision_core::nn::BatchNormConfig;
@@ -63,6 +64,25 @@ impl From<Error> for TrainError {
     }
 }
 
+/// The file at a path or address, fetched if it is on a hub.
+#[cfg(feature = "hub")]
+fn backbone_file(address: &str) -> vision_train::Result<PathBuf> {
+    Ok(vision_weights::hub::resolve(address, &vision_weights::hub::HubOptions::default())?)
+}
+
+/// The file at a path.
+#[cfg(not(feature = "hub"))]
+fn backbone_file(address: &str) -> vision_train::Result<PathBuf> {
+    match address.parse()? {
+        vision_weights::Source::Path(path) => Ok(path),
+        vision_weights::Source::Hub(_) => {
+            let problem =
+                format!("{address} is on a hub, for which this program was built without feature `hub`");
+            Err(TrainError::config("configuration", "init.backbone", problem))
+        }
+    }
+}
+
 /// Number of batches without any class, in the state of a run.
 const EMPTY_BATCHES: &str = "empty_batches";
 
@@ -108,8 +128,9 @@ impl Recipe for EncNetRecipe {
             palette: set.palette().to_vec(),
             submission_offset: set.submission_offset(),
         });
-        if let Some(path) = &cfg.init.backbone {
-            let state = vision_weights::open(path)?.state_dict()?;
+        if let Some(address) = &cfg.init.backbone {
+            let path = backbone_file(address)?;
+            let state = vision_weights::open(&path)?.state_dict()?;
             let report = weights::load_backbone(&self.params, state).map_err(TrainError::from)?;
             tracing::info!(tensors = report.loaded.len(), path = %path.display(), "backbone loaded");
         }

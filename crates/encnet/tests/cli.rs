@@ -168,6 +168,12 @@ fn what_is_wrong_is_named() {
     fail(training(&data, &run).args(["--set", "model.codes=3"]), 2, &["codes"]);
     fail(training(&data, &run).args(["--set", "loss.se=-1.0"]), 2, &["loss.se"]);
     fail(training(&data, &run).args(["--set", "data.train=\"night\""]), 2, &["night"]);
+    fail(
+        training(&data, &run).args(["--set", "init.backbone=\"nothing.safetensors\""]),
+        2,
+        &["nothing.safetensors"],
+    );
+    fail(training(&data, &run).args(["--set", "init.backbone=\"hf:x\""]), 2, &["hf:x"]);
     fail(encnet("predict").arg("--weights").arg("nothing.pth").arg("a.jpg"), 2, &["nothing.pth"]);
 
     let mask = data.join("labels/train/3.png");

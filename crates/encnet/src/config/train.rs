@@ -174,10 +174,11 @@ impl Default for DataConfig {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct InitConfig {
-    /// File with a trained backbone: of the authors, of timm (`resnet50s.gluon_in1k`) or of a whole model. Without it, the
-    /// backbone begins at random, which no published training does.
+    /// A trained backbone: a file of the authors, of timm or of a whole model, or with feature `hub` the address of one,
+    /// such as `hf:timm/resnet50s.gluon_in1k/model.safetensors`. Without it, the backbone begins at random, which no
+    /// published training does.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub backbone: Option<PathBuf>,
+    pub backbone: Option<String>,
 }
 
 /// `[lr]`: what the rate of the optimiser is multiplied with.
