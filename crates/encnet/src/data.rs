@@ -128,21 +128,16 @@ pub fn train_loader(config: &Config, set: AnySet, skip_broken: usize) -> Result<
     Ok(build(set, config.data.train_pipeline(), Arc::new(sampler), loader))
 }
 
-/// Batches of `set` in order, as they are measured whole: one by one, unless the transform makes them equally large.
+/// Batches of `set` in order, as they are measured whole. Pictures of different sizes need a batch size of 1.
 ///
 /// # Errors
 /// If the batch size is zero.
 pub fn whole_loader(config: &Config, set: AnySet, workers: usize) -> Result<Loader<Batch>> {
     let pipeline = config.data.whole_pipeline();
-    let equal =
-        pipeline.output_size().is_some() || config.data.seed.is_some() || config.data.name == GENERATED;
-    let sampler = SequentialSampler::new(set.len(), if equal { config.eval.batch_size } else { 1 })?;
+    let sampler = SequentialSampler::new(set.len(), config.eval.batch_size)?;
     let loader = LoaderConfig { workers, prefetch: 4, seed: config.run.seed, skip_broken: 0 };
     Ok(build(set, pipeline, Arc::new(sampler), loader))
 }
-
-/// The set whose pictures are all of one size without a transform.
-const GENERATED: &str = "context-scenes";
 
 /// Unsized coercion from a set of this kind to the data set the loader wants.
 struct Samples(AnySet);

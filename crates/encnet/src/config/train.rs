@@ -235,7 +235,7 @@ impl From<Absent> for AbsentClass {
 pub struct EvalConfig {
     /// How pictures are measured.
     pub mode: EvalMode,
-    /// Pictures per forward pass where they are measured whole.
+    /// Pictures per forward pass where they are measured whole; 1 if that leaves them in different sizes.
     pub batch_size: usize,
     /// Scales and windows where they are not.
     pub sliding: SlidingConfig,
@@ -362,6 +362,23 @@ mod tests {
         assert_eq!((preset("voc-coco").run.epochs, preset("voc-aug").run.epochs), (30, 80));
         assert_eq!(preset("sample-fcn").model.method, Method::Fcn);
         assert_eq!(preset("sample-no-codes").model.context.codes, 0);
+    }
+
+    /// What `prepare` makes is what the configurations ask for.
+    #[test]
+    fn presets_name_parts_of_the_catalogue() {
+        let catalog = vision_datasets::catalog().unwrap();
+        for (name, _) in PRESETS {
+            let data = preset(name).data;
+            if data.name == "folder" {
+                continue;
+            }
+            let entry = catalog.iter().find(|entry| entry.name == data.name).unwrap_or_else(|| panic!("{name}"));
+            // Some sets are only counted when they are prepared.
+            for part in [&data.train, &data.val].into_iter().filter(|_| !entry.counts.is_empty()) {
+                assert!(entry.counts.contains_key(part), "{name}: {} has no part {part}", data.name);
+            }
+        }
     }
 
     #[test]
