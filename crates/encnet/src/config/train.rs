@@ -373,7 +373,8 @@ mod tests {
             if data.name == "folder" {
                 continue;
             }
-            let entry = catalog.iter().find(|entry| entry.name == data.name).unwrap_or_else(|| panic!("{name}"));
+            let entry =
+                catalog.iter().find(|entry| entry.name == data.name).unwrap_or_else(|| panic!("{name}"));
             // Some sets are only counted when they are prepared.
             for part in [&data.train, &data.val].into_iter().filter(|_| !entry.counts.is_empty()) {
                 assert!(entry.counts.contains_key(part), "{name}: {} has no part {part}", data.name);
