@@ -174,6 +174,8 @@ impl Predictor {
             None => Classes::unnamed(stored.model.classes)?,
         };
         let params = ParamStore::new(Key::new(0), DType::F32, device);
+        // Weights that are no variables are brought into the order of the kernels only once.
+        params.freeze("")?;
         let model = EncNet::new(&stored.model, params.var_builder())?;
         weights::load(&params, file.state_dict()?)?;
         let mut predictor = Self::new(model, classes, stored.data.normalise, device)?;

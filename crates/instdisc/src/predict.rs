@@ -149,6 +149,8 @@ impl Embedder {
         let stored: Stored = toml::from_str(config)
             .map_err(|error| Error::file(path, format!("its configuration: {}", error.message())))?;
         let params = ParamStore::new(Key::new(0), DType::F32, &Device::Cpu);
+        // Weights that are no variables are brought into the order of the kernels only once.
+        params.freeze("")?;
         let model = InstDisc::new(&stored.model, params.var_builder())?;
         weights::load(&params, file.state_dict()?)?;
         let StoredNormalise { mean, std } = stored.data.normalise;

@@ -17,6 +17,7 @@ mod product;
 mod transpose;
 mod weight_gradient;
 mod windows;
+mod winograd;
 
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;

@@ -66,7 +66,10 @@ pub(super) fn eval<R: PaperCli>(cli: &CliContext, args: &EvalArgs) -> Result<()>
         None => R::eval_split(&resolved.config),
     };
     let checks = on_big_stack(|| {
-        let (mut recipe, params) = build::<R>(cli, &resolved)?;
+        let params = empty_store(cli, &resolved);
+        // Weights that are no variables are brought into the order of the kernels only once.
+        params.freeze("")?;
+        let mut recipe = R::build(&resolved.config, &params, &cli.ctx)?;
         load_weights::<R>(cli, &params)?;
         if let Some(checkpoint) = checkpoint(cli)? {
             recipe.restore(&checkpoint.state)?;
@@ -160,9 +163,13 @@ pub(super) fn info<R: PaperCli>(cli: &CliContext, args: &InfoArgs) -> Result<()>
     Ok(())
 }
 
-fn build<R: PaperCli>(cli: &CliContext, resolved: &Resolved<R::Config>) -> Result<(R, ParamStore)> {
+fn empty_store<C: RecipeConfig>(cli: &CliContext, resolved: &Resolved<C>) -> ParamStore {
     let key = Key::new(resolved.config.run().seed).fold("init");
-    let params = ParamStore::new(key, cli.ctx.dtype, &cli.ctx.device);
+    ParamStore::new(key, cli.ctx.dtype, &cli.ctx.device)
+}
+
+fn build<R: PaperCli>(cli: &CliContext, resolved: &Resolved<R::Config>) -> Result<(R, ParamStore)> {
+    let params = empty_store(cli, resolved);
     let recipe = R::build(&resolved.config, &params, &cli.ctx)?;
     Ok((recipe, params))
 }

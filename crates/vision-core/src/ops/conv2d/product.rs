@@ -100,11 +100,38 @@ pub(super) unsafe fn product<T: Float>(
     });
 }
 
+/// [`product`] on the calling thread: windows of one tap and the channels of one group, that group's panels, and
+/// nothing done to the sums.
+///
+/// # Safety
+/// As [`product`], for a map of as many channels as a group has results.
+pub(super) unsafe fn product_here<T: Float>(
+    windows: &Windows<'_, T>,
+    (panels, group): (&Panels<T>, usize),
+    out: Shared<T>,
+    place: Place,
+) {
+    let per_group = panels.per_group();
+    let skip = group * per_group * panels.len;
+    let job = Job {
+        windows,
+        groups: 1,
+        panels,
+        skip,
+        epilogue: Epilogue::NONE,
+        scale: None,
+        bias: None,
+        out,
+        place,
+    };
+    job.block(0..windows.pixels(), 0..per_group);
+}
+
 struct Job<'a, T> {
     windows: &'a Windows<'a, T>,
     groups: usize,
     panels: &'a Panels<T>,
-    /// Elements of each panel before the first tap of the windows.
+    /// Elements before the first tap of the windows, in each panel.
     skip: usize,
     epilogue: Epilogue<'a, T>,
     /// Both filled up like the panels.
