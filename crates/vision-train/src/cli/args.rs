@@ -22,7 +22,7 @@ pub struct Common {
     /// Weights: a file, a checkpoint, or a run folder
     #[arg(long, global = true, value_name = "PATH")]
     pub weights: Option<PathBuf>,
-    /// Device to compute on
+    /// Device to compute on: cpu, cuda or cuda:N (which needs a build with --features cuda)
     #[arg(long, global = true, default_value = "cpu", value_name = "DEVICE")]
     pub device: String,
     /// Seed of every random choice; the same as --set run.seed=N

@@ -39,7 +39,7 @@ impl CliContext {
         place: Option<&Place>,
     ) -> Result<Self> {
         vision_core::cpu::keep_memory();
-        let device = device(&common.device)?;
+        let device = device(&common.device, place.and_then(|place| place.local_rank))?;
         let threads = match common.threads {
             // Processes of one machine share its cores.
             None => match place.and_then(|place| place.local_world) {
@@ -145,12 +145,38 @@ fn share_of_cores(processes: usize) -> usize {
     (cores / processes).max(1)
 }
 
-fn device(name: &str) -> Result<Device> {
-    match name {
-        "cpu" => Ok(Device::Cpu),
-        name if name == "cuda" || name.starts_with("cuda:") => {
-            Err(Error::Usage(format!("--device {name}: this build has no CUDA support; use --device cpu")))
+/// The device called `cpu`, `cuda` or `cuda:N`. Of several processes on a machine each has its own GPU unless the name says
+/// which.
+fn device(name: &str, local_rank: Option<usize>) -> Result<Device> {
+    let gpu = match name.split_once(':') {
+        None if name == "cpu" => return Ok(Device::Cpu),
+        None if name == "cuda" => local_rank.unwrap_or(0),
+        Some(("cuda", number)) => number
+            .parse()
+            .map_err(|_| Error::Usage(format!("--device {name}: `{number}` is no number of a GPU")))?,
+        _ => return Err(Error::Usage(format!("--device {name}: unknown device; known: cpu, cuda, cuda:N"))),
+    };
+    if !cfg!(feature = "cuda") {
+        return Err(Error::Usage(format!(
+            "--device {name}: this build has no CUDA support; build with --features cuda, or use --device cpu"
+        )));
+    }
+    Device::new_cuda(gpu).map_err(|error| Error::Usage(format!("--device {name}: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_by_name() {
+        assert!(device("cpu", Some(3)).unwrap().is_cpu());
+        let error = |name: &str| device(name, None).unwrap_err().to_string();
+        assert!(error("cuda:one").contains("`one` is no number of a GPU"), "{}", error("cuda:one"));
+        for name in ["gpu", "cpu:0", "metal:0", ""] {
+            assert!(error(name).contains("unknown device"), "{}", error(name));
         }
-        name => Err(Error::Usage(format!("--device {name}: unknown device; known: cpu"))),
+        // GPUs of a number that no machine has.
+        assert!(error("cuda:4000").starts_with("--device cuda:4000: "), "{}", error("cuda:4000"));
     }
 }
