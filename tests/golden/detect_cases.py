@@ -78,8 +78,8 @@ def rpn_module(channels, sizes, aspect_ratios, pre_nms_top_n=1000, post_nms_top_
 
 
 def rpn(w):
-    def add(name, image_sizes, padded=(64, 96), channels=4, grids=((16, 24), (8, 12), (4, 6)), logits=1.0, bias=0.0,
-            offsets=0.1, native=False, dtype="float32", **args):
+    def add(name, image_sizes, padded=(64, 96), channels=12, grids=((16, 24), (8, 12), (4, 6)), logits=0.2, bias=0.0,
+            offsets=0.05, native=False, dtype="float32", **args):
         w.start("detect.rpn", name)
         shown = RPN | args
         module = rpn_module(channels, **shown)
@@ -135,7 +135,7 @@ def rpn(w):
 def roi_pooler(w):
     strides = [4, 8, 16, 32]
 
-    def add(name, boxes, padded=(224, 256), channels=3, dtype="float32", strides=strides, layout=None, **args):
+    def add(name, boxes, padded=(224, 256), channels=2, dtype="float32", strides=strides, layout=None, **args):
         w.start("detect.roi_pooler", name)
         maps = [w.randn(len(boxes), channels, padded[0] // s, padded[1] // s) for s in strides]
         boxes = [torch.as_tensor(b, dtype=torch.float64).reshape(-1, 4) for b in boxes]
@@ -169,11 +169,11 @@ def roi_pooler(w):
     add("f64", [every], dtype="float64", output_size=3)
     add("channels_last", [every], output_size=2, layout="channels_last")
 
-    maps = numbered("map", [torch.zeros(1, 2, 224 // s, 256 // s) for s in strides])
+    maps = numbered("map", [torch.zeros(1, 2, 8, 8)])
     for name, rows in [("error_nan", [[0, 0, math.nan, 5]]), ("error_infinite", [[0, 0, math.inf, 5]]),
                        ("error_inside_out", [[9, 0, 5, 5]])]:
         w.error("detect.roi_pooler", name, maps | {"boxes0": torch.tensor(rows, dtype=torch.float64)},
-                {"strides": strides}, "pooler: box 0", ref=TORCHVISION)
+                {"strides": [8]}, "pooler: box 0", ref=TORCHVISION)
 
 
 def heads_of(score_thresh=0.05, nms_thresh=0.5, detections_per_img=100):
@@ -305,7 +305,7 @@ GAINS = {
     "backbone.fpn.": 0.3,
     "rpn.head.cls_logits.": 1.0,
     "rpn.head.bbox_pred.": 0.1,
-    "roi_heads.box_predictor.cls_score.": 1.5,
+    "roi_heads.box_predictor.cls_score.": 0.8,
     "roi_heads.box_predictor.bbox_pred.": 1.0,
 }
 
@@ -352,33 +352,36 @@ def run_detector(net, images):
     return outputs
 
 
-def detector_case(w, name, net, shapes, args, params=None, rtol=1e-4, atol=1e-3):
+def detector_case(w, name, net, shapes, args, params=None):
     op = "model.fasterrcnn_resnet50_fpn"
-    images = [w.rand(3, *shape) for shape in shapes]
-    # The same boxes have to come out in single precision, or the case says more about roundings than about the code.
+    images = [w.rand(3, *shape).float() for shape in shapes]
     with torch.no_grad():
-        single = run_detector(net.float(), [image.float() for image in images])
-        net.double()
+        single = run_detector(net.float(), images)
+        double = run_detector(net.double(), [image.double() for image in images])
+        # The same boxes have to come out in single precision, or the case says more of roundings than of the code.
+        for key, value in double.items():
+            assert value.shape == single[key].shape, (name, key, value.shape, single[key].shape)
+            assert not value.numel() or (value - single[key]).abs().max() <= 1e-2, (name, key)
         w.case(op, name, lambda i, _: run_detector(net, listed(i, "image")), numbered("image", images), params=params,
-               grads=[], args=args, ref=TORCHVISION, rtol=rtol, atol=atol)
-        double = run_detector(net, [image.float().double() for image in images])
-    for key, value in double.items():
-        assert value.shape == single[key].shape, (name, key, value.shape, single[key].shape)
-        assert (value - single[key]).abs().max(initial=0) <= 1e-2 if value.numel() else True, (name, key)
-    return double
+               grads=[], args=args, ref=TORCHVISION, rtol=1e-4, atol=1e-3)
 
 
 def fasterrcnn_resnet50_fpn_cases(w):
     def add(name, shapes, num_classes=6, **args):
         w.start("model.fasterrcnn_resnet50_fpn", name)
         net = hash_init(faster_rcnn(num_classes, **args))
-        found = detector_case(w, name, net, shapes, {"init": "hash", "num_classes": num_classes} | args)
-        print(name, {k: (tuple(v.shape), v.min().item() if v.numel() else None) for k, v in found.items()
-                     if k.startswith("score")})
+        detector_case(w, name, net, shapes, {"init": "hash", "num_classes": num_classes} | args)
 
     small = {"min_size": 96, "max_size": 160}
-    add("two_pictures", [(64, 96), (75, 60)], **small)
-    add("coco_classes", [(48, 64)], num_classes=91, box_score_thresh=0.02, **small)
-    add("nothing_found", [(64, 96)], box_score_thresh=0.9999, **small)
-    w.error("model.fasterrcnn_resnet50_fpn", "error_channels", {"image0": torch.zeros(1, 64, 64)},
-            {"init": "hash", "num_classes": 6} | small, "images: picture 0", ref=TORCHVISION)
+    # Few proposals, so that classes that seldom win are found too.
+    few = {"rpn_post_nms_top_n_test": 80, "box_nms_thresh": 0.3}
+    add("two_pictures", [(64, 96), (75, 60)], **small, **few)
+    add("coco_classes", [(48, 64)], num_classes=91, box_score_thresh=0.01, **small, **few)
+
+
+def whole_models(w):
+    """The detector with its defaults and every parameter stored: a large file, for `--models` only."""
+    w.start("model.fasterrcnn_resnet50_fpn", "full_800")
+    net = hash_init(faster_rcnn(91))
+    state = {k: v.clone() for k, v in net.state_dict().items()}
+    detector_case(w, "full_800", net, [(150, 200)], {"num_classes": 91}, params=state)

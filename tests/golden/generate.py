@@ -116,6 +116,7 @@ def main():
         writer = Writer(args.models, args.seed)
         training_cases.whole_models(writer)
         instdisc_cases.whole_models(writer)
+        detect_cases.whole_models(writer)
     else:
         for op in sorted({p.parent for p in args.out.glob("*/*.safetensors")}):
             if not args.only or args.only in op.name:

@@ -136,7 +136,8 @@ impl Transform {
         if !matches!(dtype, DType::F32 | DType::F64) {
             return Err(Error::size(what(), "f32 or f64 in [0, 1]", format!("{dtype:?}")));
         }
-        let constant = |values: &[f64]| Tensor::new(values, &Device::Cpu)?.to_dtype(dtype)?.to_device(image.device());
+        let constant =
+            |values: &[f64]| Tensor::new(values, &Device::Cpu)?.to_dtype(dtype)?.to_device(image.device());
         let map = FeatureMap::from_nchw(&image.unsqueeze(0)?)?;
         let normal = map.nhwc().broadcast_sub(&constant(mean)?)?.broadcast_div(&constant(std)?)?;
         let (shorter, longer) = (height.min(width) as f64, height.max(width) as f64);
@@ -159,6 +160,7 @@ pub fn resize_boxes(boxes: &Tensor, from: [usize; 2], to: [usize; 2]) -> Result<
     let factors = [ratio(1), ratio(0), ratio(1), ratio(0)];
     let round = rounded(boxes.dtype());
     let sides = numbers(boxes)?;
-    let scaled: Vec<f64> = sides.iter().zip(factors.iter().cycle()).map(|(side, by)| round(side * by)).collect();
+    let scaled: Vec<f64> =
+        sides.iter().zip(factors.iter().cycle()).map(|(side, by)| round(side * by)).collect();
     Ok(Tensor::from_vec(scaled, (count, 4), &Device::Cpu)?.to_dtype(boxes.dtype())?)
 }

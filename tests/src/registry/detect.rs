@@ -188,7 +188,7 @@ const GAINS: &[(&str, f64)] = &[
     ("backbone.fpn.", 0.3),
     ("rpn.head.cls_logits.", 1.0),
     ("rpn.head.bbox_pred.", 0.1),
-    ("roi_heads.box_predictor.cls_score.", 1.5),
+    ("roi_heads.box_predictor.cls_score.", 0.8),
     ("roi_heads.box_predictor.bbox_pred.", 1.0),
 ];
 
@@ -198,7 +198,8 @@ fn hash_init(params: &ParamStore, device: &Device) -> Result<()> {
         let dims = var.dims().to_vec();
         let (centre, reach) = match dims.as_slice() {
             [_, inner @ ..] if !inner.is_empty() => {
-                let gain = GAINS.iter().find(|(start, _)| name.starts_with(start)).map_or(1.0, |(_, gain)| *gain);
+                let gain =
+                    GAINS.iter().find(|(start, _)| name.starts_with(start)).map_or(1.0, |(_, gain)| *gain);
                 (0.0, (6.0 / inner.iter().product::<usize>() as f64).sqrt() * gain)
             }
             _ if name.ends_with("running_var") => (1.0, 0.5),
@@ -206,9 +207,9 @@ fn hash_init(params: &ParamStore, device: &Device) -> Result<()> {
             _ if name.ends_with("weight") => (1.0, 0.2),
             _ => (0.0, 0.1),
         };
-        let seed = name.bytes().fold(2_166_136_261_u32, |seed, byte| {
-            (seed ^ u32::from(byte)).wrapping_mul(16_777_619)
-        });
+        let seed = name
+            .bytes()
+            .fold(2_166_136_261_u32, |seed, byte| (seed ^ u32::from(byte)).wrapping_mul(16_777_619));
         let values = (0..var.elem_count()).map(|position| {
             let hash = f64::from(mixed((position as u32).wrapping_mul(0x9E37_79B9) ^ seed));
             (centre + reach * (hash / 2_147_483_648.0 - 1.0)) as f32
