@@ -70,10 +70,9 @@ fn files_of_torchvision_load() {
     // As a file of before 0.13 names it, with counters as of normalisation that is not frozen.
     let mut old = StateDict::new();
     for (name, array) in params.state_dict().unwrap().iter() {
-        let name = if name.starts_with("backbone.fpn.") || name.starts_with("rpn.head.conv.") {
-            name.replace(".0.0.", ".").replace(".0.weight", ".weight").replace(".0.bias", ".bias")
-        } else {
-            name.to_owned()
+        let name = match name.rsplit_once(".0.") {
+            Some((block, last)) if name.starts_with("backbone.fpn.") => format!("{block}.{last}"),
+            _ => name.replace("rpn.head.conv.0.0.", "rpn.head.conv."),
         };
         old.insert(name, array.clone());
     }
