@@ -259,10 +259,11 @@ def transform(w):
             batch, _ = module(listed(i, "image"))
             return {"batch": batch.tensors, "sizes": torch.tensor(batch.image_sizes)}
 
+        # PyTorch itself is 1.4e-5 off in single precision, which rounds where between two pixels it looks.
         exact = dtype == "float64"
         w.case("detect.transform", name, run, numbered("image", [w.rand(3, *shape) for shape in shapes]), grads=[],
                args={"min_size": min_size, "max_size": max_size, "size_divisible": size_divisible}, ref=TORCHVISION,
-               dtype=dtype, rtol=1e-11 if exact else 1e-5, atol=1e-11 if exact else 1e-5)
+               dtype=dtype, rtol=1e-11 if exact else 1e-5, atol=1e-11 if exact else 3e-5)
 
     add("enlarged", [(20, 31)], 40, 100)
     add("shrunk", [(70, 50)], 31, 100)
