@@ -17,6 +17,7 @@ import torch
 import boxes_cases
 import coco_cases
 import core_cases
+import detect_cases
 import encnet_cases
 import instdisc_cases
 import metrics_cases
@@ -71,6 +72,12 @@ FAMILIES = [
     ("model.resnet18", [], training_cases.model_resnet(18)),
     ("model.resnet34", [], training_cases.model_resnet(34)),
     ("model.resnet50", [], training_cases.model_resnet(50)),
+    ("model.fasterrcnn_resnet50_fpn", [], detect_cases.fasterrcnn_resnet50_fpn_cases),
+    ("detect.transform", ["interpolate"], detect_cases.transform),
+    ("detect.fpn", ["conv2d", "interpolate", "max_pool2d"], detect_cases.fpn),
+    ("detect.rpn", ["conv2d", "topk", "nms"], detect_cases.rpn),
+    ("detect.roi_pooler", ["roi_align"], detect_cases.roi_pooler),
+    ("detect.postprocess", ["nms"], detect_cases.postprocess),
     ("image.resize", [], training_cases.image_resize),
     ("image.adjust", [], training_cases.image_adjust),
     ("segmentation_metrics", [], metrics_cases.segmentation_metrics),
@@ -109,6 +116,7 @@ def main():
         writer = Writer(args.models, args.seed)
         training_cases.whole_models(writer)
         instdisc_cases.whole_models(writer)
+        detect_cases.whole_models(writer)
     else:
         for op in sorted({p.parent for p in args.out.glob("*/*.safetensors")}):
             if not args.only or args.only in op.name:

@@ -3,6 +3,7 @@
 
 mod boxes;
 mod core;
+mod detect;
 mod encnet;
 mod instdisc;
 mod metrics;
@@ -44,6 +45,7 @@ pub fn ops() -> impl Iterator<Item = &'static Op> {
         regions::OPS,
         training::OPS,
         models::OPS,
+        detect::OPS,
         pictures::OPS,
         metrics::OPS,
         instdisc::OPS,

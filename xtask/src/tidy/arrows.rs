@@ -12,7 +12,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("vision-weights", &[]),
     ("vision-datasets", &["vision-image", "vision-eval"]),
     ("vision-core", &["vision-weights"]),
-    ("vision-detect", &["vision-core"]),
+    ("vision-detect", &["vision-core", "vision-weights"]),
     ("vision-train", &["vision-core", "vision-datasets", "vision-image", "vision-eval", "vision-weights"]),
     ("xtask", &["vision-image", "vision-eval", "vision-weights", "vision-datasets"]),
 ];
