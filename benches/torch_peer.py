@@ -135,10 +135,15 @@ def encnet_step(case):
 
 def export(case, path):
     """Writes the case's network, parameters drawn from the seed, as an ONNX file."""
-    import torchvision
+    if case["op"] == "model.encnet":
+        import encnet_model
 
-    model = getattr(torchvision.models, case["op"].removeprefix("model."))().eval()
-    torch.onnx.export(model, (torch.randn(case["input"]),), path, dynamo=True, external_data=False, verbose=False)
+        model = encnet_model.resnet50s(case["classes"], lateral=True)
+    else:
+        import torchvision
+
+        model = getattr(torchvision.models, case["op"].removeprefix("model."))()
+    torch.onnx.export(model.eval(), (torch.randn(case["input"]),), path, dynamo=True, external_data=False, verbose=False)
 
 
 def boxes_of(case):

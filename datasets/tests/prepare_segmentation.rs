@@ -7,7 +7,7 @@ mod archives;
 use std::fmt::Write as _;
 use std::fs;
 
-use archives::{Files, Place, grey, jpeg, tar, zip};
+use archives::{Files, Place, digest_of, grey, jpeg, tar, zip};
 use vision_datasets::{Error, prepare};
 use vision_image::{LabelMap, encode_indexed};
 
@@ -127,6 +127,14 @@ fn broken_ade20k_leaves_nothing() {
     fs::write(place.archives().join(ADE), with(label, None)).unwrap();
     assert!(matches!(place.run(), Err(Error::Digest { .. })));
     assert!(place.left().is_empty());
+    // The catalogue's own digest, SHA-1.
+    let mut place = Place::new("ade20k", &[(ADE, zip(&ade_files()))], &ADE_COUNTS);
+    place.entry = vision_datasets::catalog::find("ade20k").unwrap();
+    let error = place.run().unwrap_err();
+    assert!(matches!(&error, Error::Digest { algorithm, .. } if algorithm == "sha1"), "{error}");
+    assert!(
+        error.to_string().contains("219e1696abb36c8ba3a3afe7fb2f4b4606a897c7") && place.left().is_empty()
+    );
     // Other counts than the catalogue's.
     let place = Place::new("ade20k", &[(ADE, zip(&ade_files()))], &[("train", 3), ("val", 1)]);
     assert!(place.fail().contains("samples, the catalogue says"));
@@ -184,6 +192,10 @@ fn voc2012() {
     let place = Place::new("voc2012", &[(VOC, tar(&voc_files()))], &VOC_COUNTS);
     let manifest = place.run().unwrap();
     assert_eq!(place.labels("2007_000032").data(), [0, 1, 255, 20, 20, 5]);
+    assert_eq!(
+        digest_of(&manifest, "labels/2007_000032.png"),
+        "b89536aa54028494ec4b84aab93b1f5f16fe5a8f20c429d54345f7c420a1ddeb"
+    );
     assert_eq!(place.list("trainval"), ["2007_000032", "2008_000002", "2008_000008"]);
     assert_eq!(place.classes()["palette"][15], serde_json::json!([192, 128, 128]));
     assert_eq!(place.classes()["submission_offset"], 0);

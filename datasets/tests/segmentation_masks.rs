@@ -4,7 +4,7 @@
 #[path = "common/archives.rs"]
 mod archives;
 
-use archives::{Files, Place, expected, fixture, grey, gzip, jpeg, tar, zip};
+use archives::{Files, Place, digest_of, expected, fixture, grey, gzip, jpeg, tar, zip};
 use serde_json::Value;
 use vision_image::{LabelMap, encode_indexed};
 
@@ -34,6 +34,10 @@ fn pascal_context() {
             assert_eq!(place.labels(&id).data(), map.data(), "{id}");
         }
     }
+    assert_eq!(
+        digest_of(&manifest, "labels/2008_000007.png"),
+        "a5971b264fb0e5d3d1f5389cdf96f44f1cd4c36da26d421cbe73d4056ab9dc70"
+    );
     assert_eq!(place.list("val"), ["2008_000007", "2008_000023"]);
     assert_eq!(place.classes()["submission_offset"], 1);
     assert_eq!(place.classes()["classes"][58], "wood");
@@ -103,6 +107,10 @@ fn coco_with_the_classes_of_voc() {
             assert_eq!(place.labels(&id).data(), map.data(), "{id}");
         }
     }
+    assert_eq!(
+        digest_of(&manifest, "labels/000000000009.png"),
+        "2fec7e97fbb41571fb7336a56c2b357f30889b0d3678b797493fa99c2b1bf18a"
+    );
     assert_eq!((manifest.counts["train"], manifest.counts["val"]), (2, 1));
     assert_eq!(place.classes()["classes"][20], "tvmonitor");
     assert!(place.verify().is_ok() && manifest.overlaps.is_empty());
@@ -159,6 +167,10 @@ fn sbd_and_what_it_shares_with_voc() {
     for (id, map) in expected("sbd_labels.json") {
         assert_eq!(place.labels(&id).data(), map.data(), "{id}");
     }
+    assert_eq!(
+        digest_of(&alone, "labels/2008_000015.png"),
+        "64fbb299f96bcb3cc13bb4618b071481a625eebf3431e75a24236ceec4e5cd38"
+    );
     assert_eq!(place.list("trainval").len(), 3);
     assert!(alone.notes[0].contains("val of VOC 2012") && place.verify().is_ok());
     std::fs::remove_dir_all(place.folder()).unwrap();

@@ -35,6 +35,20 @@ fn committed_cases_second_half() {
     run(1, 2);
 }
 
+/// Results and gradients, closer than the cases themselves ask.
+#[test]
+fn bilinear_resizing_is_within_a_millionth_of_pytorch() {
+    let mut cases = find_cases(&[PathBuf::from(GOLDEN).join("interpolate")]).unwrap();
+    cases.retain(|path| path.file_name().unwrap().to_string_lossy().starts_with("bilinear_"));
+    assert!(cases.len() >= 9, "only {} cases", cases.len());
+    for path in cases {
+        let result = run_case(&path, &Options::default().device);
+        assert_eq!(result.status, Status::Ok, "{}: {}", path.display(), result.problem);
+        let off = result.deviation.absolute;
+        assert!(off <= 1e-6, "{}: {off} {}", path.display(), result.deviation.place);
+    }
+}
+
 #[test]
 fn every_row_has_a_case() {
     for op in ops() {

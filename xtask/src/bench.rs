@@ -50,6 +50,8 @@ enum Peer {
     Torch,
     /// ONNX Runtime: forward passes of whole networks.
     Onnxruntime,
+    /// The formula in operations of the tensor library, where writing it so is what one would do at first.
+    Naive,
 }
 
 impl Peer {
@@ -57,20 +59,33 @@ impl Peer {
         match self {
             Self::Torch => "torch",
             Self::Onnxruntime => "onnxruntime",
+            Self::Naive => "naive",
         }
     }
 
-    /// Its program under `benches`.
-    fn script(self) -> &'static str {
-        match self {
+    /// What measures it: a script under `benches`, or `ours`, which has the naive forms too.
+    fn command(self, benches: &Path, python: &Path, ours: &Path, threads: usize) -> Command {
+        let script = match self {
             Self::Torch => "torch_peer.py",
             Self::Onnxruntime => "onnxruntime_peer.py",
-        }
+            Self::Naive => {
+                let mut command = Command::new(ours);
+                command.env("CANDLE_NUM_THREADS", threads.to_string()).arg("--naive");
+                return command;
+            }
+        };
+        let mut command = Command::new(python);
+        command.arg(benches.join(script));
+        command
     }
 
     /// Whether it has something like the case.
     fn has(self, case: &Case) -> bool {
-        self == Self::Torch || (case.op.starts_with("model.") && case.mode.as_deref() == Some("forward"))
+        match self {
+            Self::Torch => true,
+            Self::Onnxruntime => case.op.starts_with("model.") && case.mode.as_deref() == Some("forward"),
+            Self::Naive => case.naive,
+        }
     }
 }
 
@@ -83,6 +98,9 @@ struct Case {
     /// Takes minutes: measured only when asked for by name, and once per turn.
     #[serde(default)]
     slow: bool,
+    /// There is a naive form, and it fits into memory.
+    #[serde(default)]
+    naive: bool,
 }
 
 /// What one process prints.
@@ -155,14 +173,15 @@ pub(crate) fn run(workspace: &Workspace, args: &BenchArgs) -> Result<bool> {
             let mut theirs: Vec<Vec<Turn>> = peers.iter().map(|_| Vec::new()).collect();
             for _ in 0..args.turns {
                 let mut command = Command::new(&program);
+                // All threads are left to our own kernels.
                 command.env("CANDLE_NUM_THREADS", "1");
                 if let Some(isa) = &args.isa {
                     command.args(["--isa", isa]);
                 }
                 ours.push(turn(command, &case.name, threads, args.seconds)?);
                 for (peer, theirs) in peers.iter().zip(&mut theirs) {
-                    let mut command = Command::new(&args.python);
-                    command.arg(workspace.root.join("benches").join(peer.script()));
+                    let benches = workspace.root.join("benches");
+                    let command = peer.command(&benches, &args.python, &program, threads);
                     theirs.push(turn(command, &case.name, threads, args.seconds)?);
                 }
             }
@@ -348,6 +367,7 @@ mod tests {
     fn onnxruntime_runs_forward_passes_only() {
         let case = |op: &str, mode: Option<&str>| Case {
             slow: false,
+            naive: false,
             name: String::new(),
             op: op.to_owned(),
             mode: mode.map(str::to_owned),
@@ -355,7 +375,8 @@ mod tests {
         assert!(Peer::Onnxruntime.has(&case("model.resnet18", Some("forward"))));
         assert!(!Peer::Onnxruntime.has(&case("model.unet", Some("train"))));
         assert!(!Peer::Onnxruntime.has(&case("conv2d", None)));
-        assert!(Peer::Torch.has(&case("conv2d", None)));
+        assert!(Peer::Torch.has(&case("conv2d", None)) && !Peer::Naive.has(&case("conv2d", None)));
+        assert!(Peer::Naive.has(&Case { naive: true, ..case("encoding", None) }));
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! The catalogue of data sets.
 
-use std::path::PathBuf;
+mod sheet;
+
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use clap::ValueEnum;
-use vision_datasets::{LabelledSet, PrepareOptions, SetSpec, Split, catalog, open_set, prepare, verify};
-use vision_image::{Image, draw};
+use vision_datasets::{
+    PrepareOptions, SegmentationFolder, SegmentationSpec, SetSpec, Split, catalog, open_segmentation_set,
+    open_set, prepare, segmentation_set_names, set_names, verify,
+};
 
 use crate::workspace::Workspace;
 
@@ -32,16 +35,16 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FOLDER")]
         data: Option<PathBuf>,
     },
-    /// Writes a picture sheet with labels.
+    /// Writes a picture sheet with labels: names of classes, or where each pixel has one, colours and what they mean.
     Show {
-        /// A name from the list, or `folder:PATH`.
+        /// A name from the list, or `folder:PATH` with a folder per class or with pictures and masks.
         set: String,
-        /// Which part.
-        #[arg(long, value_enum, default_value = "train")]
-        split: SplitName,
-        /// How many pictures, taken at even distances.
-        #[arg(long, default_value_t = 60)]
-        count: usize,
+        /// Which part: train, val or test, or of a set with masks any that it has.
+        #[arg(long, default_value = "train")]
+        split: String,
+        /// How many pictures, taken at even distances [default: 60, or 24 with masks].
+        #[arg(long)]
+        count: Option<usize>,
         /// The folder that holds prepared sets [default: data].
         #[arg(long, value_name = "FOLDER")]
         data: Option<PathBuf>,
@@ -49,13 +52,6 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum SplitName {
-    Train,
-    Val,
-    Test,
 }
 
 pub(crate) fn run(workspace: &Workspace, command: Command) -> Result<bool> {
@@ -85,29 +81,58 @@ pub(crate) fn run(workspace: &Workspace, command: Command) -> Result<bool> {
             return Ok(report.is_ok());
         }
         Command::Show { set, split, count, data, out } => {
-            let (split, word) = match split {
-                SplitName::Train => (Split::Train, "train"),
-                SplitName::Val => (Split::Val, "val"),
-                SplitName::Test => (Split::Test, "test"),
+            let root = root(data);
+            let (picture, samples, classes) = if has_masks(&set, &root)? {
+                let spec = SegmentationSpec::new(set.clone(), split.clone());
+                let data = open_segmentation_set(&spec, Some(&root))?;
+                let picture = sheet::segmented(&*data, count.unwrap_or(24))?;
+                (picture, data.len(), data.class_names().len())
+            } else {
+                let data = open_set(&SetSpec::new(set.clone(), part(&split)?), Some(&root))?;
+                let picture = sheet::labelled(&*data, count.unwrap_or(60))?;
+                (picture, data.len(), data.class_names().len())
             };
             let file = || {
-                let plain: String =
-                    set.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-                workspace.root.join(format!("runs/data/{plain}-{word}.png"))
+                let plain = |name: &str| name.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+                workspace.root.join(format!("runs/data/{}-{}.png", plain(&set), plain(&split)))
             };
             let out = out.unwrap_or_else(file);
-            let spec = SetSpec { name: set.clone(), path: None, split };
-            let data = open_set(&spec, Some(&root(data)))?;
-            let picture = sheet(&*data, count)?;
             if let Some(folder) = out.parent() {
                 std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
             }
             picture.save(&out)?;
-            println!("{set} {word}: {} samples, {} classes", data.len(), data.class_names().len());
+            println!("{set} {split}: {samples} samples, {classes} classes");
             println!("{}", out.display());
         }
     }
     Ok(true)
+}
+
+/// Whether the pictures of a set have a class for every pixel.
+fn has_masks(set: &str, root: &Path) -> Result<bool> {
+    if let Some(folder) = set.strip_prefix("folder:") {
+        // What has `images` is arranged with masks, well or not; the error of opening it says what is wrong.
+        return Ok(Path::new(folder).join("images").is_dir() || SegmentationFolder::parts(folder).is_ok());
+    }
+    if set_names().contains(&set) {
+        return Ok(false);
+    }
+    let known = segmentation_set_names()?;
+    // A folder of one's own in the data root, arranged as a prepared set, opens by its name too.
+    if known.iter().any(|name| name == set) || root.join(set).join("splits").is_dir() {
+        return Ok(true);
+    }
+    bail!("no set is called {set}; there are {}, {}", set_names().join(", "), known.join(", "))
+}
+
+/// A part of a set with one class per picture.
+fn part(name: &str) -> Result<Split> {
+    match name {
+        "train" => Ok(Split::Train),
+        "val" => Ok(Split::Val),
+        "test" => Ok(Split::Test),
+        other => bail!("a set with one class per picture has the parts train, val and test, not {other}"),
+    }
 }
 
 fn counts(counts: &std::collections::BTreeMap<String, u64>) -> String {
@@ -150,55 +175,28 @@ fn list(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// Pixels of a cell and of the strip below it that holds the label.
-const CELL: u32 = 96;
-const STRIP: u32 = 14;
-
-/// `count` samples at even distances, each above the name of its class.
-fn sheet(set: &dyn LabelledSet, count: usize) -> Result<Image> {
-    let count = count.min(set.len());
-    if count == 0 {
-        bail!("{} has no samples to show", set.name());
-    }
-    let columns = count.min(12);
-    let (mut rows, mut words) = (vec![Vec::new()], Vec::new());
-    for k in 0..count {
-        let sample = set.get(k * set.len() / count)?;
-        if k % columns == 0 && k > 0 {
-            rows.push(Vec::new());
-        }
-        if let Some(row) = rows.last_mut() {
-            row.push(draw::Tile::new(sample.image.over([255; 3])));
-        }
-        let name = usize::try_from(sample.label).ok().and_then(|label| set.class_names().get(label));
-        words.push(name.map_or_else(|| sample.label.to_string(), Clone::clone));
-    }
-    let mut picture = draw::sheet(&rows, CELL, STRIP, [255; 3])?;
-    for (k, word) in words.iter().enumerate() {
-        let at = |index: usize| (STRIP + index as u32 * (CELL + STRIP)) as i32;
-        let mut word = word.clone();
-        while !word.is_empty() && draw::text_width(&word) > CELL {
-            word.pop();
-        }
-        draw::text(&mut picture, at(k % columns), at(k / columns) + CELL as i32 + 3, &word, [0; 3]);
-    }
-    Ok(picture)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
-    fn a_sheet_of_an_embedded_set() {
-        let spec = SetSpec { name: "fashion-mnist-10k".to_owned(), path: None, split: Split::Test };
-        let set = open_set(&spec, None).unwrap();
-        let picture = sheet(&*set, 15).unwrap();
-        assert_eq!(picture.width(), STRIP + 12 * (CELL + STRIP));
-        assert_eq!(picture.height(), STRIP + 2 * (CELL + STRIP));
-        // The first label is drawn in the strip below the first cell.
-        let ink = (0..CELL)
-            .any(|x| (0..8).any(|y| picture.pixel(STRIP + x, STRIP + CELL + 3 + y) == Some(&[0; 3])));
-        assert!(ink);
+    fn sets_with_masks_are_told_from_those_without() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        for dir in ["classes/train/cat", "pairs/images", "pairs/masks", "streets/train", "streets/trainannot"]
+        {
+            fs::create_dir_all(root.join(dir)).unwrap();
+        }
+        fs::create_dir_all(root.join("mine/splits")).unwrap();
+        let masks = |set: &str| has_masks(set, root).unwrap();
+        let at = |name: &str| format!("folder:{}", root.join(name).display());
+        assert!(!masks("cifar10") && !masks("folder") && !masks(&at("classes")));
+        assert!(masks("voc2012") && masks("context-scenes") && masks("mine"));
+        assert!(masks(&at("pairs")) && masks(&at("streets")));
+        let message = has_masks("imagenet", root).unwrap_err().to_string();
+        assert!(message.contains("imagenet") && message.contains("cifar10") && message.contains("ade20k"));
+        assert!(part("trainval").unwrap_err().to_string().contains("trainval"));
     }
 }

@@ -4,9 +4,7 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")
 )]
 
-// There is no `tests/learning.rs`: the sample configurations and their `[expect]` are that test, and
-// `cargo xtask demo encnet` runs them.
-
+mod argmax;
 pub mod body;
 pub mod cifar;
 #[cfg(feature = "images")]

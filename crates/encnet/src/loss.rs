@@ -7,7 +7,7 @@ use vision_core::ops::{CrossEntropyArgs, Reduction, cross_entropy};
 use crate::config::LossConfig;
 use crate::error::{Error, Result};
 use crate::model::Output;
-use crate::se::{checked_labels, class_presence, se_loss};
+use crate::se::{CheckedLabels, se_loss};
 
 /// What the loss of a batch is made of.
 #[derive(Clone, Debug)]
@@ -74,8 +74,8 @@ impl Criterion {
     /// # Errors
     /// If a label is neither a class nor the ignored one, or the shapes do not fit.
     pub fn losses(&self, output: &Output, labels: &Tensor) -> Result<Losses> {
-        let (checked, _) = checked_labels(labels, self.classes, self.config.ignore)?;
-        let pixels = checked.iter().flatten().count();
+        let checked = CheckedLabels::new(labels, self.classes, self.config.ignore)?;
+        let pixels = checked.pixels();
         let main = self.pixels(&output.main, labels, pixels)?;
         let aux = match &output.aux {
             Some(map) if self.config.auxiliary > 0.0 => Some(self.pixels(map, labels, pixels)?),
@@ -83,7 +83,7 @@ impl Criterion {
         };
         let (mut se, mut aux_se) = (None, None);
         if self.config.se > 0.0 {
-            let presence = class_presence(labels, self.classes, self.config.ignore)?;
+            let presence = checked.presence()?;
             let loss = |logits: Option<&Tensor>| logits.map(|x| se_loss(x, &presence)).transpose();
             (se, aux_se) = (loss(output.se_logits.as_ref())?, loss(output.aux_se_logits.as_ref())?);
         }

@@ -83,16 +83,17 @@ pub struct Output {
 }
 
 impl EncNet {
-    /// Builds the network; parameters are created or read by `vb`, and each rank normalises by itself.
+    /// Builds the network; parameters are created or read by `vb`, and each rank normalises by itself, as
+    /// [`ModelConfig::norm`] says.
     ///
     /// # Errors
     /// If the configuration is out of range, or a parameter has another shape.
     pub fn new(config: &ModelConfig, vb: VarBuilder<'_>) -> Result<Self> {
-        Self::with_norm(config, &BatchNormConfig::default(), vb)
+        Self::with_norm(config, &config.norm(), vb)
     }
 
-    /// [`EncNet::new`] with chosen constants of batch normalisation; `norm.collective` makes it synchronised, as the
-    /// paper trains.
+    /// [`EncNet::new`] with chosen constants of batch normalisation instead of [`ModelConfig::norm`]; `norm.collective`
+    /// makes it synchronised, as the paper trains.
     ///
     /// # Errors
     /// As [`EncNet::new`].

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use vision_core::params::ParamStore;
 use vision_core::rng::Key;
 use vision_core::{FeatureMap, Pass};
 use vision_image::draw::{LabelStyle, beside, legend, overlay};
-use vision_image::{Image, LabelMap, encode_indexed};
+use vision_image::{Image, LabelMap, encode_indexed, normalise};
 
+use crate::argmax::argmax;
 use crate::classes::Classes;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
@@ -38,19 +38,8 @@ impl Default for Normalise {
 impl Normalise {
     /// The numbers of a picture, `(1, H, W, 3)`.
     pub(crate) fn apply(&self, image: &Image) -> Result<FeatureMap> {
-        let rgb = image.to_rgb();
-        let values: Vec<f32> = rgb
-            .data()
-            .chunks_exact(3)
-            .flat_map(|pixel| {
-                let constants = self.mean.iter().zip(&self.std);
-                pixel
-                    .iter()
-                    .zip(constants)
-                    .map(|(&value, (mean, std))| (f32::from(value) / 255.0 - mean) / std)
-            })
-            .collect();
-        let shape = (1, rgb.height() as usize, rgb.width() as usize, 3);
+        let values = normalise(image, self.mean, self.std);
+        let shape = (1, image.height() as usize, image.width() as usize, 3);
         Ok(FeatureMap::from_nhwc(Tensor::from_vec(values, shape, &Device::Cpu)?)?)
     }
 
@@ -284,25 +273,24 @@ pub(crate) fn classify(
         model.predict(&windows, &Pass::inference())
     };
     match view {
-        View::Whole => argmax(&logits(picture)?),
+        View::Whole => decide(&logits(picture)?),
         View::Sliding(config) => {
             let scores = config.scores(picture, &black, model.classes(), |windows| {
                 Ok(FeatureMap::from_nhwc(logits(windows)?.nhwc().to_device(&Device::Cpu)?)?)
             })?;
-            Ok(scores.argmax().into_iter().map(|class| class as u8).collect())
+            bytes(scores.argmax())
         }
     }
 }
 
 /// The class of every pixel of logits `(N, H, W, classes)`, among equals the first.
-pub(crate) fn argmax(logits: &FeatureMap) -> Result<Vec<u8>> {
+pub(crate) fn decide(logits: &FeatureMap) -> Result<Vec<u8>> {
     let (.., classes) = logits.dims()?;
-    let values: Vec<f32> = logits.nhwc().flatten_all()?.to_vec1()?;
-    let best = |values: &[f32]| {
-        let larger = |best: (u8, f32), (class, &value): (u8, &f32)| {
-            if value > best.1 { (class, value) } else { best }
-        };
-        (0..=u8::MAX).zip(values).fold((0, f32::NEG_INFINITY), larger).0
-    };
-    Ok(values.par_chunks(classes.max(1)).with_min_len(1 << 10).map(best).collect())
+    bytes(argmax(&logits.nhwc().flatten_all()?.to_vec1::<f32>()?, classes))
+}
+
+/// Classes as labels of a picture.
+fn bytes(classes: Vec<u32>) -> Result<Vec<u8>> {
+    let byte = |class: u32| u8::try_from(class).map_err(|_| Error::size("class", "at most 255", class));
+    classes.into_iter().map(byte).collect()
 }

@@ -97,7 +97,7 @@ impl Recipe for EncNetRecipe {
 
     fn build(cfg: &Config, params: &ParamStore, ctx: &Context) -> vision_train::Result<Self> {
         // Normalised over the pictures of all ranks, as the paper trains.
-        let norm = BatchNormConfig { collective: ctx.several(), ..BatchNormConfig::default() };
+        let norm = BatchNormConfig { collective: ctx.several(), ..cfg.model.norm() };
         let model = EncNet::with_norm(&cfg.model, &norm, params.var_builder()).map_err(TrainError::from)?;
         let criterion = Criterion::new(&cfg.loss, cfg.model.classes).map_err(TrainError::from)?;
         Ok(Self {
@@ -223,5 +223,70 @@ impl Recipe for EncNetRecipe {
 
     fn eval_split(_cfg: &Config) -> Split {
         Split::Val
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use candle_core::DType;
+    use vision_core::rng::Key;
+
+    use super::*;
+    use crate::config::{Arch, BackboneConfig, HeadConfig, ModelConfig};
+
+    /// Check 25: 80 epochs of 312 batches of 16 are the 4,996 pictures of PASCAL-Context.
+    #[test]
+    fn rates_of_a_published_training() {
+        let cfg = Config::default();
+        let schedule = EncNetRecipe::schedule(&cfg, 312).unwrap();
+        let OptimiserConfig::Sgd(sgd) = EncNetRecipe::optimiser(&cfg) else { panic!("another optimiser") };
+        // 0.001 (1 - t / 24960)^0.9 in exact arithmetic.
+        for (step, want) in
+            [(0, 1e-3), (12_480, 5.358_867_312_681_466e-4), (24_959, 1.102_757_136_732_441e-7)]
+        {
+            let got = sgd.lr * schedule.factor(step);
+            assert!((got - want).abs() <= 1e-12 * want.max(1e-4), "{step}: {got}");
+        }
+        // The rate is for 16 pictures in a step.
+        let mut double = cfg;
+        double.run.accumulate = 2;
+        let OptimiserConfig::Sgd(sgd) = EncNetRecipe::optimiser(&double) else { panic!("another optimiser") };
+        assert_eq!(sgd.lr, 2e-3);
+    }
+
+    #[test]
+    fn heads_learn_ten_times_as_fast_and_everything_decays() {
+        let model = ModelConfig {
+            classes: 5,
+            backbone: BackboneConfig { arch: Arch::Small, width: 4, ..BackboneConfig::default() },
+            head: HeadConfig { channels: 8, ..HeadConfig::default() },
+            ..ModelConfig::default()
+        };
+        let cfg = Config { model, ..Config::default() };
+        let params = ParamStore::new(Key::new(0), DType::F32, &Device::Cpu);
+        let recipe = EncNetRecipe::build(&cfg, &params, &Context::new(Device::Cpu, "unused")).unwrap();
+        let groups = recipe.groups(&cfg, &params, 0).unwrap();
+        let mut all = BTreeSet::new();
+        for group in &groups {
+            assert_eq!(group.weight_decay, 1e-4, "{}", group.name);
+            for (name, _) in &group.params {
+                let factor = if name.starts_with("pretrained.") { 1.0 } else { 10.0 };
+                assert_eq!(group.lr_mult, factor, "{name}");
+                assert!(all.insert(name.clone()), "{name} is in two groups");
+            }
+        }
+        assert_eq!(all, params.trainable().into_iter().map(|(name, _)| name).collect());
+        for name in [
+            "pretrained.bn1.weight",
+            "head.conv5.1.bias",
+            "head.conv6.1.bias",
+            "head.encmodule.encoding.3.codewords",
+            "head.encmodule.encoding.3.scale",
+            "auxlayer.conv5.4.bias",
+        ] {
+            assert!(all.contains(name), "{name}");
+        }
     }
 }

@@ -13,16 +13,7 @@ use crate::error::{Error, Result};
 /// # Errors
 /// If the labels have another rank or type, or one of them is neither a class nor `ignore`.
 pub fn class_presence(labels: &Tensor, classes: usize, ignore: i64) -> Result<Tensor> {
-    let (labels, [n, pixels]) = checked_labels(labels, classes, ignore)?;
-    let mut present = vec![0f32; n * classes];
-    for (picture, labels) in labels.chunks(pixels.max(1)).enumerate() {
-        for label in labels.iter().flatten() {
-            if let Some(entry) = present.get_mut(picture * classes + label) {
-                *entry = 1.0;
-            }
-        }
-    }
-    Ok(Tensor::from_vec(present, (n, classes), &Device::Cpu)?)
+    CheckedLabels::new(labels, classes, ignore)?.presence()
 }
 
 /// Binary cross entropy of `logits` `(N, classes)` against [`class_presence`], the mean over pictures and classes.
@@ -37,27 +28,43 @@ pub fn se_loss(logits: &Tensor, presence: &Tensor) -> Result<Tensor> {
     Ok(binary_cross_entropy_with_logits(logits, &presence, &BceWithLogitsArgs::default())?)
 }
 
-/// Labels in row-major order, `None` for those that are ignored, and the numbers of pictures and of pixels in each.
-pub(crate) fn checked_labels(
-    labels: &Tensor,
+/// What the losses ask of labels `(N, H, W)` that are classes or ignored: read and checked once.
+pub(crate) struct CheckedLabels {
+    /// How often each class occurs in each picture, `(N, classes)`.
+    counts: Vec<usize>,
+    pictures: usize,
     classes: usize,
-    ignore: i64,
-) -> Result<(Vec<Option<usize>>, [usize; 2])> {
-    let &[n, h, w] = labels.dims() else {
-        return Err(Error::size("labels", "(N, H, W)", format!("{:?}", labels.dims())));
-    };
-    let numbers: Vec<i64> = match labels.dtype() {
-        DType::I64 => labels.flatten_all()?.to_vec1()?,
-        DType::U32 => labels.flatten_all()?.to_vec1::<u32>()?.into_iter().map(i64::from).collect(),
-        got => return Err(Error::size("type of the labels", "i64 or u32", format!("{got:?}"))),
-    };
-    let class = |(position, label): (usize, i64)| match usize::try_from(label) {
-        _ if label == ignore => Ok(None),
-        Ok(class) if class < classes => Ok(Some(class)),
-        _ => Err(Error::Label { label, position, classes, ignore }),
-    };
-    let labels = numbers.into_iter().enumerate().map(class).collect::<Result<_>>()?;
-    Ok((labels, [n, h * w]))
+}
+
+impl CheckedLabels {
+    pub(crate) fn new(labels: &Tensor, classes: usize, ignore: i64) -> Result<Self> {
+        let &[pictures, h, w] = labels.dims() else {
+            return Err(Error::size("labels", "(N, H, W)", format!("{:?}", labels.dims())));
+        };
+        let numbers: Vec<i64> = match labels.dtype() {
+            DType::I64 => labels.flatten_all()?.to_vec1()?,
+            DType::U32 => labels.flatten_all()?.to_vec1::<u32>()?.into_iter().map(i64::from).collect(),
+            got => return Err(Error::size("type of the labels", "i64 or u32", format!("{got:?}"))),
+        };
+        let (mut counts, pixels) = (vec![0; pictures * classes], h * w);
+        for (position, label) in numbers.into_iter().enumerate().filter(|&(_, label)| label != ignore) {
+            let class = usize::try_from(label).ok().filter(|&class| class < classes);
+            let count = class.and_then(|class| counts.get_mut(position / pixels * classes + class));
+            *count.ok_or(Error::Label { label, position, classes, ignore })? += 1;
+        }
+        Ok(Self { counts, pictures, classes })
+    }
+
+    /// Number of pixels with a class.
+    pub(crate) fn pixels(&self) -> usize {
+        self.counts.iter().sum()
+    }
+
+    /// [`class_presence`].
+    pub(crate) fn presence(&self) -> Result<Tensor> {
+        let present: Vec<f32> = self.counts.iter().map(|&count| if count > 0 { 1.0 } else { 0.0 }).collect();
+        Ok(Tensor::from_vec(present, (self.pictures, self.classes), &Device::Cpu)?)
+    }
 }
 
 #[cfg(test)]

@@ -81,9 +81,11 @@ fn fail(command: &mut Command, code: i32, words: &[&str]) {
     }
 }
 
-fn losses(out: &Path) -> Vec<String> {
+/// Loss and learning rate of every step.
+fn steps(out: &Path) -> Vec<String> {
     let log = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
-    log.lines().filter(|line| line.contains("\"loss\"")).map(str::to_owned).collect()
+    let kept = |line: &&str| line.contains("\"loss\"") || line.contains("\"lr\"");
+    log.lines().filter(kept).map(str::to_owned).collect()
 }
 
 #[test]
@@ -92,13 +94,13 @@ fn from_a_folder_to_labels() {
     let data = street(&folder.path().join("data"));
     let run = folder.path().join("run");
     succeed(&mut training(&data, &run));
-    assert_eq!(losses(&run).len(), 8);
+    assert_eq!(steps(&run).len(), 2 * 8);
 
     // Check 25: stopped in the middle of an epoch, the same steps follow.
     let parts = folder.path().join("parts");
     succeed(training(&data, &parts).args(["--set", "run.max_steps=3"]));
     succeed(training(&data, &parts).arg("--resume"));
-    assert_eq!(losses(&parts), losses(&run));
+    assert_eq!(steps(&parts), steps(&run));
     let model = |run: &Path| fs::read(run.join("checkpoints/step-8/model.safetensors")).unwrap();
     assert!(model(&parts) == model(&run));
 

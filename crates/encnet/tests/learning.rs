@@ -10,7 +10,7 @@ use encnet::cifar::{CifarConfig, CifarNet};
 use encnet::config::{Arch, BackboneConfig, ContextConfig, HeadConfig};
 use encnet::{Criterion, EncNet, LossConfig, ModelConfig, Output};
 use vision_core::Pass;
-use vision_core::ops::{CrossEntropyArgs, SgdStepArgs, cross_entropy, sgd_step};
+use vision_core::ops::{CrossEntropyArgs, RunningVar, SgdStepArgs, cross_entropy, sgd_step};
 use vision_core::params::ParamStore;
 use vision_core::rng::Key;
 
@@ -80,6 +80,22 @@ fn labels_that_do_not_fit_are_refused() {
     let message = |labels: Tensor| criterion.losses(&output, &labels).unwrap_err().to_string();
     assert!(message(Tensor::full(255i64, (2, 24, 28), &Device::Cpu).unwrap()).contains("255"));
     assert!(message(Tensor::zeros((2, 12, 14), DType::I64, &Device::Cpu).unwrap()).starts_with("logits"));
+}
+
+#[test]
+fn the_configuration_chooses_the_running_variance() {
+    let config: ModelConfig = toml::from_str("running_var = \"biased\"").unwrap();
+    assert_eq!(config.running_var, RunningVar::Biased);
+    // How far the one over the codes moved from 1: a tenth of what lies between 1 and the batch's 2 x 8 values.
+    let moved = |running_var| {
+        let (params, _) = run(&ModelConfig { running_var, ..small(3) });
+        let var = numbers(&params.get("head.encmodule.encoding.4.running_var").unwrap());
+        var.into_iter().map(|var| var - 0.9).collect::<Vec<_>>()
+    };
+    let (biased, unbiased) = (moved(RunningVar::Biased), moved(RunningVar::Unbiased));
+    let want: Vec<f64> = biased.iter().map(|var| var * 16.0 / 15.0).collect();
+    near("unbiased", &unbiased, &want, 1e-6, 0.0);
+    assert!(biased.iter().zip(&unbiased).all(|(biased, unbiased)| unbiased - biased > 1e-5), "{biased:?}");
 }
 
 #[test]

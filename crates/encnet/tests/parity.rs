@@ -7,7 +7,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
-use common::{fill, mean_std, near, numbers, tensor};
+use common::{fill, mean_std, near, numbers, stream, tensor};
 use encnet::config::HeadConfig;
 use encnet::{Criterion, EncNet, LossConfig, ModelConfig};
 use vision_core::params::ParamStore;
@@ -23,6 +23,14 @@ fn model(config: &ModelConfig, dtype: DType) -> (EncNet, ParamStore) {
 
 fn first(map: &Tensor, count: usize) -> Vec<f64> {
     numbers(map)[..count].to_vec()
+}
+
+#[test]
+fn numbers_of_the_generator() {
+    let first =
+        [0.766_621_589_660_644_5, 0.133_123_040_199_279_79, 0.182_379_364_967_346_2, -0.773_099_422_454_834];
+    assert_eq!([0, 1, 2, 3].map(|i| stream(0, i)), first);
+    assert_eq!([0, 1].map(|i| stream(7, i)), [0.475_411_176_681_518_55, -0.794_962_644_577_026_4]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use vision_core::Pass;
 use vision_core::params::ParamStore;
 use vision_core::rng::Key;
-use vision_image::{Filter, Image, resize, resize_short_side};
+use vision_image::{Filter, Image, normalise, resize, resize_short_side};
 
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
@@ -78,16 +78,7 @@ impl InputRule {
                 SizeStep::ToRgb {} => image,
             };
         }
-        let values = image
-            .data()
-            .chunks_exact(3)
-            .flat_map(|pixel| {
-                pixel
-                    .iter()
-                    .zip(self.mean.iter().zip(&self.std))
-                    .map(|(&value, (mean, std))| (f32::from(value) / 255.0 - mean) / std)
-            })
-            .collect();
+        let values = normalise(&image, self.mean, self.std);
         Ok((values, image.height() as usize, image.width() as usize))
     }
 }

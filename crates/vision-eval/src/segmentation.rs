@@ -240,6 +240,26 @@ mod tests {
     }
 
     #[test]
+    fn pictures_add_up_to_one_pass_in_any_order() {
+        let mut one = Segmentation::new(5, -1).unwrap();
+        one.update(&[0u8, 1, 1, 1, 2, 0, 3, 0], &[0i64, 0, 1, 1, 2, 2, -1, -1]).unwrap();
+        assert_eq!(small(), one);
+        let mut other_order = Segmentation::new(5, -1).unwrap();
+        other_order.update(&[2u8, 0, 3, 0], &[2i64, 2, -1, -1]).unwrap();
+        other_order.update(&[0u8, 1, 1, 1], &[0i64, 0, 1, 1]).unwrap();
+        assert_eq!(other_order, one);
+        // Sets whose pixels a 32-bit number cannot count: doubling 2 x 2 pixels 32 times.
+        for _ in 0..32 {
+            let twin = one.clone();
+            one.merge(&twin).unwrap();
+        }
+        assert_eq!(one.areas()[1], [2 << 32, 3 << 32]);
+        let value = one.compute(AbsentClass::Zero);
+        assert_eq!(value[0], Value::share("pix_acc", 4 << 32, 6 << 32));
+        assert!((value[1].value - 0.3).abs() < 1e-15);
+    }
+
+    #[test]
     fn what_is_no_class_is_an_error_and_counts_nothing() {
         let mut metric = small();
         let before = metric.clone();

@@ -10,6 +10,7 @@ pub mod colour;
 pub mod draw;
 mod error;
 mod labels;
+mod normalise;
 pub mod palette;
 mod picture;
 mod resample;
@@ -21,5 +22,6 @@ pub use codec::{
 };
 pub use error::{Error, Result};
 pub use labels::LabelMap;
+pub use normalise::normalise;
 pub use picture::Image;
 pub use resample::{Filter, resize, resize_box, resize_short_side, rotate};

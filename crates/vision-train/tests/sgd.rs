@@ -4,7 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Var};
+use candle_core::{DType, Device, Tensor, Var};
+use vision_core::FeatureMap;
+use vision_core::nn::{BatchNorm2d, BatchNormConfig, Conv2d};
+use vision_core::ops::Conv2dArgs;
+use vision_core::params::ParamStore;
+use vision_core::rng::Key;
 use vision_train::ParamGroup;
 use vision_train::optim::{Sgd, SgdConfig};
 
@@ -95,6 +100,74 @@ fn four_steps_equal_pytorch() {
         }
         for (got, want) in values(&problem.p).iter().chain(&values(&problem.q)).zip(p.iter().chain([&q])) {
             assert!((got - want).abs() < 1e-14, "{config:?}: {got} is not {want}");
+        }
+    }
+}
+
+/// Weight decay takes biases and the parameters of normalisation too. The bias in front of a normalisation has no gradient
+/// and moves by its decay alone.
+///
+/// ```python
+/// f = lambda n, s: (torch.arange(n, dtype=torch.float64) * 7 + 3) % 11 / 11 - s
+/// x, t = f(36, 0.4).reshape(3, 2, 3, 2), f(54, 0.5).reshape(3, 3, 3, 2)
+/// conv, bn = torch.nn.Conv2d(2, 3, 1).double(), torch.nn.BatchNorm2d(3).double()
+/// with torch.no_grad():
+///     conv.weight.copy_(f(6, 0.3).reshape(3, 2, 1, 1)); conv.bias.copy_(f(3, 0.2)); bn.bias.copy_(f(3, 0.1))
+/// params = [*conv.parameters(), *bn.parameters()]
+/// opt = torch.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=0.05)
+/// for _ in range(5):
+///     opt.zero_grad(); (bn(conv(x)) - t).square().mean().backward(); opt.step()
+/// for p in params: print(p.flatten().tolist())
+/// ```
+#[test]
+fn five_steps_with_normalisation_equal_pytorch() {
+    let numbers = |dims: &[usize], shift: f64| {
+        let count: usize = dims.iter().product();
+        let values: Vec<f64> = (0..count).map(|i| ((i * 7 + 3) % 11) as f64 / 11.0 - shift).collect();
+        Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
+    };
+    let params = ParamStore::new(Key::new(0), DType::F64, &Device::Cpu);
+    let vb = params.var_builder();
+    let conv = Conv2d::new(2, 3, [1, 1], Conv2dArgs::default(), true, vb.pp("conv")).unwrap();
+    let bn = BatchNorm2d::new(3, &BatchNormConfig::default(), vb.pp("bn")).unwrap();
+    for (name, dims, shift) in
+        [("conv.weight", &[3, 2, 1, 1][..], 0.3), ("conv.bias", &[3], 0.2), ("bn.bias", &[3], 0.1)]
+    {
+        params.get(name).unwrap().set(&numbers(dims, shift)).unwrap();
+    }
+    let (x, target) = (numbers(&[3, 2, 3, 2], 0.4), numbers(&[3, 3, 3, 2], 0.5));
+    let config = SgdConfig { lr: 0.1, momentum: 0.9, ..SgdConfig::default() };
+    let mut sgd = Sgd::new(config, vec![ParamGroup::all(&params, 0.05)]).unwrap();
+    for _ in 0..5 {
+        let y = conv.forward(&FeatureMap::from_nchw(&x).unwrap()).unwrap();
+        let y = bn.forward(&y, true).unwrap().to_nchw().unwrap();
+        let grads = (y - &target).unwrap().sqr().unwrap().mean_all().unwrap().backward().unwrap();
+        let by_name = params.trainable().into_iter().map(|(name, var)| {
+            let grad = grads.get(&var).unwrap().clone();
+            (name, grad)
+        });
+        sgd.step(&by_name.collect(), 1.0).unwrap();
+    }
+    for (name, want) in [
+        (
+            "conv.weight",
+            &[
+                -0.028709257242661858,
+                0.569094900504138,
+                0.30100276864461467,
+                0.12569722719939122,
+                0.4958829925218611,
+                0.10276485959846256,
+            ][..],
+        ),
+        ("conv.bias", &[0.06800374166340899, 0.663036481218246, 0.3230177729011923]),
+        ("bn.weight", &[0.34707734771324983, 0.18683228062318874, 0.11203281511198701]),
+        ("bn.bias", &[0.02477125711662414, 0.10506733323855447, 0.05918386116888023]),
+    ] {
+        let got: Vec<f64> = params.get(name).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        assert_eq!(got.len(), want.len());
+        for (got, want) in got.iter().zip(want) {
+            assert!((got - want).abs() < 1e-10, "{name}: {got} is not {want}");
         }
     }
 }

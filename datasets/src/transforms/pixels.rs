@@ -1,7 +1,7 @@
 //! From pictures to numbers.
 
 use serde::{Deserialize, Serialize};
-use vision_image::Image;
+use vision_image::{Image, normalise};
 
 use crate::{Error, Result};
 
@@ -61,17 +61,8 @@ impl ToPixels {
         if let Some(problem) = self.problems().into_iter().next() {
             return Err(Error::argument("to_pixels", problem));
         }
-        let rgb = if image.channels() == 3 { image } else { &image.to_rgb() };
-        let (mean, std) = (self.mean, self.std);
-        // One table per channel: a byte has only 256 values.
-        let table: [[f32; 256]; 3] = std::array::from_fn(|channel| {
-            std::array::from_fn(|value| (value as f32 / 255.0 - mean[channel]) / std[channel])
-        });
-        let mut data = Vec::with_capacity(rgb.data().len());
-        for pixel in rgb.data().chunks_exact(3) {
-            data.extend(pixel.iter().zip(&table).map(|(&value, table)| table[usize::from(value)]));
-        }
-        Ok(Pixels { data, height: rgb.height() as usize, width: rgb.width() as usize, channels: 3 })
+        let data = normalise(image, self.mean, self.std);
+        Ok(Pixels { data, height: image.height() as usize, width: image.width() as usize, channels: 3 })
     }
 
     /// Back to a picture, for showing what a model saw; values are rounded and cut to a byte.

@@ -96,6 +96,12 @@ pub(crate) fn expected(name: &str) -> BTreeMap<String, LabelMap> {
         .collect()
 }
 
+/// The digest of a file of a prepared set.
+pub(crate) fn digest_of<'a>(manifest: &'a Manifest, path: &str) -> &'a str {
+    let file = manifest.files.iter().find(|file| file.path == path);
+    file.map_or_else(|| panic!("{path} is not in the manifest"), |file| &file.sha256)
+}
+
 /// Archives in a folder, a root, and an entry of the catalogue that fits them.
 pub(crate) struct Place {
     dir: tempfile::TempDir,

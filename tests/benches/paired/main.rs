@@ -2,12 +2,13 @@
 //!
 //! `paired CASE --threads N --seconds S` prints `{"ms": […], "peak_mib": …}`, one time per repetition. Inputs are
 //! feature maps in this library's layout; gradients are taken of everything that has one, except in cases of mode
-//! `forward`.
+//! `forward`. With `--naive` it measures the operation as its formula stands there, in the tensor library's operations.
 #![allow(clippy::print_stdout, reason = "a program that reports on stdout")]
 
 mod boxes;
 mod encnet;
 mod models;
+mod naive;
 mod ops;
 mod regions;
 
@@ -32,6 +33,9 @@ struct Args {
     /// Widest instruction set to use.
     #[arg(long)]
     isa: Option<String>,
+    /// The operation as its formula stands there instead of ours.
+    #[arg(long)]
+    naive: bool,
     /// Given by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
@@ -82,6 +86,7 @@ fn main() -> Result<()> {
     let case = find(&args.case)?;
     let run = || -> Result<Vec<f64>> {
         let mut step = match case.text("op")? {
+            _ if args.naive => naive::step(&case)?,
             "model.encnet" => encnet::step(&case)?,
             op if op.starts_with("model.") => models::step(&case)?,
             _ => ops::step(&case)?,

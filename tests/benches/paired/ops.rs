@@ -22,6 +22,19 @@ pub(super) fn nhwc(sizes: &[usize]) -> Vec<usize> {
     }
 }
 
+/// Features, codewords and scales of a case of `encoding`, as an untrained layer has them.
+pub(super) fn encoding_inputs(case: &Case) -> Result<[Var; 3]> {
+    let (sizes, codes) = (case.sizes("input")?, case.size("codes")?);
+    let Some(&channels) = sizes.last() else { bail!("the input has no channels") };
+    let draw = |name: &str, shape: &[usize], low: f64, high: f64| {
+        let numbers = Key::new(0).fold(name).uniform(shape, low, high, DType::F32, &Device::Cpu)?;
+        Ok::<_, anyhow::Error>(Var::from_tensor(&numbers)?)
+    };
+    let bound = 1.0 / ((codes * channels) as f64).sqrt();
+    let codewords = draw("codewords", &[codes, channels], -bound, bound)?;
+    Ok([Var::from_tensor(&normal("x", &sizes)?)?, codewords, draw("scale", &[codes], -1.0, 0.0)?])
+}
+
 /// One forward and one backward pass of the case's operation.
 pub(super) fn step(case: &Case) -> Result<Step> {
     if let Some(step) = super::boxes::step(case)? {
@@ -135,14 +148,7 @@ pub(super) fn step(case: &Case) -> Result<Step> {
         ("softplus", None) => Box::new(move |x| Ok(ops::softplus(x)?)),
         ("l2_normalize", None) => Box::new(move |x| Ok(ops::l2_normalize(x, 1e-12)?)),
         ("encoding", None) => {
-            let (codes, channels) = (case.size("codes")?, sizes[2]);
-            let draw = |name: &str, shape: &[usize], low: f64, high: f64| {
-                let numbers = Key::new(0).fold(name).uniform(shape, low, high, DType::F32, &Device::Cpu)?;
-                Ok::<_, anyhow::Error>(Var::from_tensor(&numbers)?)
-            };
-            let bound = 1.0 / ((codes * channels) as f64).sqrt();
-            let codewords = draw("codewords", &[codes, channels], -bound, bound)?;
-            let scale = draw("scale", &[codes], -1.0, 0.0)?;
+            let [_, codewords, scale] = encoding_inputs(case)?;
             let args = ops::EncodingArgs::default();
             Box::new(move |x| Ok(ops::encoding(x, &codewords, &scale, &args)?))
         }

@@ -29,7 +29,7 @@ pub(super) fn batch_norm(case: &Case) -> Result<Outputs> {
         training: case.args.bool("training", false)?,
         momentum: case.args.f64("momentum", 0.1)?,
         eps: case.args.f64("eps", 1e-5)?,
-        relu: false,
+        ..ops::BatchNormArgs::default()
     };
     let names = ["input", "weight", "bias", "running_mean", "running_var"];
     let [input, weight, bias, mean, var] = names.map(|name| case.input(name).map(|x| x.detach()));

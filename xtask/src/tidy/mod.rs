@@ -1,5 +1,6 @@
 //! The house rules as code. Each rule returns findings; any finding but a warning fails.
 
+mod acceptance;
 mod arrows;
 mod commands;
 mod files;
@@ -41,6 +42,7 @@ const RULES: &[Rule] = &[
     ("places of an op", |_, sources| Ok(ops::check(sources))),
     ("files: length, words, unsafe", |_, sources| Ok(files::check(sources))),
     ("documented commands", |_, sources| Ok(commands::check(sources))),
+    ("tables of what must hold", |_, sources| Ok(acceptance::check(sources))),
     ("licences", licences::check),
 ];
 

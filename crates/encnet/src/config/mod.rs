@@ -8,6 +8,8 @@ mod preset;
 pub mod train;
 
 use serde::{Deserialize, Serialize};
+use vision_core::nn::BatchNormConfig;
+use vision_core::ops::RunningVar;
 
 pub use preset::Preset;
 
@@ -217,6 +219,9 @@ pub struct ModelConfig {
     pub method: Method,
     /// Number of classes: 59 for PASCAL-Context, 150 for ADE20K, 21 for PASCAL VOC.
     pub classes: usize,
+    /// Which variance batch normalisation keeps: `unbiased`, as PyTorch and the authors' code before release 1.0, or
+    /// `biased`, as their synchronised normalisation from then on.
+    pub running_var: RunningVar,
     /// The network in front.
     pub backbone: BackboneConfig,
     /// What stands behind it.
@@ -230,6 +235,7 @@ impl Default for ModelConfig {
         Self {
             method: Method::default(),
             classes: 59,
+            running_var: RunningVar::default(),
             backbone: BackboneConfig::default(),
             head: HeadConfig::default(),
             context: ContextConfig::default(),
@@ -238,6 +244,11 @@ impl Default for ModelConfig {
 }
 
 impl ModelConfig {
+    /// Constants of batch normalisation, each rank for itself.
+    pub fn norm(&self) -> BatchNormConfig {
+        BatchNormConfig { running_var: self.running_var, ..BatchNormConfig::default() }
+    }
+
     /// Checks ranges and contradictions; models do it themselves.
     ///
     /// # Errors

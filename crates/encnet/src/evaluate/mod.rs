@@ -14,7 +14,7 @@ use vision_train::{Context, Report};
 use crate::config::train::{Config, EvalMode};
 use crate::data::{self, AnySet};
 use crate::error::{Error, Result};
-use crate::predict::{Normalise, View, argmax, classify};
+use crate::predict::{Normalise, View, classify, decide};
 use crate::recipe::EncNetRecipe;
 
 /// What a model made of one picture.
@@ -101,7 +101,7 @@ fn whole(
         let batch = batch?;
         stop_if_asked(ctx)?;
         let pictures = batch.pictures(recipe.device())?;
-        let classes = argmax(&recipe.model().predict(&pictures, &Pass::inference())?)?;
+        let classes = decide(&recipe.model().predict(&pictures, &Pass::inference())?)?;
         let area = batch.size[0] * batch.size[1];
         let pixels = classes.chunks(area.max(1)).zip(batch.labels.chunks(area.max(1)));
         for (&index, (classes, labels)) in batch.index.iter().zip(pixels) {

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::canvas::{Canvas, merge};
+use crate::argmax::argmax;
 
 /// Scores of all classes at all pixels: class `c` of pixel `p` has `values[p, c] exp(logs[p])`.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,14 +39,7 @@ impl Scores {
 
     /// The class with the largest score of each pixel, in row-major order; among equals the first.
     pub fn argmax(&self) -> Vec<u32> {
-        let best = |values: &[f32]| {
-            let first = (0, f32::NEG_INFINITY);
-            let larger = |best: (u32, f32), (class, &value): (usize, &f32)| {
-                if value > best.1 { (class as u32, value) } else { best }
-            };
-            values.iter().enumerate().fold(first, larger).0
-        };
-        self.values.par_chunks(self.classes.max(1)).with_min_len(1 << 10).map(best).collect()
+        argmax(&self.values, self.classes)
     }
 
     /// Shares of the classes at each pixel, `(H, W, classes)`: scores over their sum.

@@ -1,4 +1,7 @@
+use std::collections::BTreeSet;
+
 use candle_core::{Device, Tensor};
+use proptest::prelude::*;
 use vision_core::FeatureMap;
 use vision_core::ops::{Conv2dArgs, conv2d_nhwc};
 
@@ -193,18 +196,39 @@ fn windows_of_a_usual_picture() {
 }
 
 #[test]
-fn every_pixel_is_covered() {
-    for crop in [2, 3, 48, 480] {
-        for size in (1..2000).step_by(7).chain([crop, crop + 1, 2 * crop]) {
-            let mut covered = 0;
-            for start in window_starts(size, crop) {
-                assert!(start <= covered && start < size, "{size} {crop}");
-                covered = start + crop;
+fn scaled_sizes_by_hand() {
+    assert_eq!(scaled_size(375, 500, 520), [390, 520]);
+    assert_eq!(scaled_size(500, 375, 260), [260, 195]);
+    // 260 * 375 / 500 = 195; 683 and 512 round to the nearest.
+    assert_eq!(scaled_size(512, 683, 390), [292, 390]);
+    assert_eq!(scaled_size(1, 1000, 500), [1, 500]);
+}
+
+proptest! {
+    /// Check 22.
+    #[test]
+    fn every_pixel_is_covered(
+        size in prop::array::uniform2(1usize..=2000),
+        crop in prop_oneof![2usize..700, Just(480), Just(576)],
+    ) {
+        let windows = Window::cover(size, crop);
+        // Windows are all pairs of a range of rows and one of columns, so it is enough that each side is covered.
+        let mut sides = [BTreeSet::new(), BTreeSet::new()];
+        for window in &windows {
+            for (side, axis) in sides.iter_mut().enumerate() {
+                axis.insert((window.first[side], window.inside[side]));
             }
-            assert!(covered >= size, "{size} {crop}");
+        }
+        prop_assert_eq!(windows.len(), sides[0].len() * sides[1].len());
+        for (ranges, size) in sides.iter().zip(size) {
+            let mut times = vec![0usize; size];
+            for &(first, inside) in ranges {
+                prop_assert!(inside >= 1 && inside <= crop && first + inside <= size);
+                times[first..first + inside].iter_mut().for_each(|times| *times += 1);
+            }
+            prop_assert!(times.iter().all(|times| *times >= 1), "{} {}: {:?}", size, crop, ranges);
         }
     }
-    assert_eq!(scaled_size(1, 1000, 500), [1, 500]);
 }
 
 #[test]

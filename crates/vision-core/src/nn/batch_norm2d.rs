@@ -8,7 +8,9 @@ use candle_nn::{Init, VarBuilder};
 use crate::FeatureMap;
 use crate::dist::Collective;
 use crate::error::Result;
-use crate::ops::{BatchNormArgs, BatchNormRanks, BatchStats, batch_norm_nhwc, sync_batch_norm_nhwc};
+use crate::ops::{
+    BatchNormArgs, BatchNormRanks, BatchStats, RunningVar, batch_norm_nhwc, sync_batch_norm_nhwc,
+};
 
 /// Constants of [`BatchNorm2d`].
 #[derive(Clone, Debug)]
@@ -19,6 +21,8 @@ pub struct BatchNormConfig {
     pub momentum: f64,
     /// Whether to use the running statistics in training as well, and leave them alone.
     pub frozen: bool,
+    /// Which variance the running one moves towards.
+    pub running_var: RunningVar,
     /// Initial weight: 1, or 0 for the last normalisation of a residual branch that is to start as identity.
     pub weight: f64,
     /// The ranks whose batches count as one in training, as in PyTorch's `SyncBatchNorm`; `None` for this rank's
@@ -40,15 +44,16 @@ impl PartialEq for BatchNormConfig {
     /// Collectives are equal if they are the same object.
     fn eq(&self, other: &Self) -> bool {
         let address = |config: &Self| config.collective.as_ref().map(|ranks| Arc::as_ptr(ranks).cast::<()>());
-        (self.eps, self.momentum, self.frozen, self.weight, address(self))
-            == (other.eps, other.momentum, other.frozen, other.weight, address(other))
+        (self.eps, self.momentum, self.frozen, self.running_var, self.weight, address(self))
+            == (other.eps, other.momentum, other.frozen, other.running_var, other.weight, address(other))
     }
 }
 
 impl Default for BatchNormConfig {
-    /// PyTorch's defaults: 1e-5, 0.1, not frozen, weight 1, each rank for itself.
+    /// PyTorch's defaults: 1e-5, 0.1, not frozen, unbiased, weight 1, each rank for itself.
     fn default() -> Self {
-        Self { eps: 1e-5, momentum: 0.1, frozen: false, weight: 1.0, collective: None }
+        let running_var = RunningVar::Unbiased;
+        Self { eps: 1e-5, momentum: 0.1, frozen: false, running_var, weight: 1.0, collective: None }
     }
 }
 
@@ -144,6 +149,7 @@ impl BatchNorm2d {
             momentum: self.config.momentum,
             eps: self.config.eps,
             relu,
+            running_var: self.config.running_var,
         };
         match &self.config.collective {
             None => batch_norm_nhwc(input, &self.weight, &self.bias, stats, &args, residual),

@@ -2,7 +2,8 @@
 //!
 //! `y = (x - mean) / sqrt(var + eps) * weight + bias`. In training, mean and (biased) variance are those of
 //! the batch and gradients flow through them; the running ones move by `momentum` towards the mean and
-//! the *unbiased* variance, as in PyTorch. Otherwise the running statistics are used.
+//! the *unbiased* variance, as in PyTorch, unless [`RunningVar`] says otherwise. Otherwise the running statistics are
+//! used.
 //!
 //! [`batch_norm_nhwc`] can add a residual and apply ReLU in the same pass over memory. [`sync_batch_norm_nhwc`] takes
 //! the batch to be that of all ranks, as PyTorch's `SyncBatchNorm`.
@@ -16,6 +17,7 @@ mod sync;
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor, Var};
+use serde::{Deserialize, Serialize};
 
 use super::support::{
     check_device, check_dims, check_dtype, check_float, check_same_device, dispatch_float, storage_slice,
@@ -34,8 +36,29 @@ use op::{Norm, Source};
 pub struct BatchStats<'a> {
     /// Running mean.
     pub running_mean: &'a Tensor,
-    /// Running unbiased variance.
+    /// Running variance, unbiased or not as [`BatchNormArgs::running_var`] says.
     pub running_var: &'a Tensor,
+}
+
+/// Which variance of `n` values the running one moves towards. The values are always normalised with the biased one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunningVar {
+    /// Divided by `n - 1`: PyTorch's, also in its `SyncBatchNorm`.
+    #[default]
+    Unbiased,
+    /// Divided by `n`: the synchronised normalisation of PyTorch-Encoding from release 1.0 on.
+    Biased,
+}
+
+impl RunningVar {
+    /// What the biased variance of `count` values is multiplied with.
+    fn factor(self, count: f64) -> f64 {
+        match self {
+            Self::Unbiased => count / (count - 1.0),
+            Self::Biased => 1.0,
+        }
+    }
 }
 
 /// How [`batch_norm_nhwc`] works.
@@ -49,12 +72,14 @@ pub struct BatchNormArgs {
     pub eps: f64,
     /// Whether to apply ReLU last.
     pub relu: bool,
+    /// What the running variance is.
+    pub running_var: RunningVar,
 }
 
 impl Default for BatchNormArgs {
     /// Evaluation with PyTorch's constants.
     fn default() -> Self {
-        Self { training: false, momentum: 0.1, eps: 1e-5, relu: false }
+        Self { training: false, momentum: 0.1, eps: 1e-5, relu: false, running_var: RunningVar::Unbiased }
     }
 }
 
@@ -87,7 +112,7 @@ pub fn batch_norm(
     if input.rank() != 4 {
         return Err(Error::shape("batch_norm: input", "(N, C, H, W)", input.dims()));
     }
-    let args = BatchNormArgs { training, momentum, eps, relu: false };
+    let args = BatchNormArgs { training, momentum, eps, ..BatchNormArgs::default() };
     batch_norm_nhwc(&FeatureMap::from_nchw(input)?, weight, bias, stats, &args, None)?.to_nchw()
 }
 
@@ -235,9 +260,9 @@ fn run(
     };
     // Empty batches leave no moments behind.
     if let Some(((running_mean, running_var), (count, mean, var))) = update {
-        let unbias = count / (count - 1.0);
+        let factor = args.running_var.factor(count);
         move_towards(&running_mean, mean.into_iter(), args.momentum)?;
-        move_towards(&running_var, var.into_iter().map(|v| v * unbias), args.momentum)?;
+        move_towards(&running_var, var.into_iter().map(|v| v * factor), args.momentum)?;
     }
     FeatureMap::from_nhwc(out)
 }

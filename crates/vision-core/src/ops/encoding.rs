@@ -300,4 +300,6 @@ impl CustomOp3 for Encoding {
 }
 
 #[cfg(test)]
+mod formula_tests;
+#[cfg(test)]
 mod tests;

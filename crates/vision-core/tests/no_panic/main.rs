@@ -145,7 +145,9 @@ proptest! {
         let (training, momentum, eps) = (d.chance(2), d.number(), d.number());
         settle(ops::batch_norm(&input, &weight, &bias, stats, training, momentum, eps));
         if let Ok(map) = FeatureMap::from_nchw(&input) {
-            let args = ops::BatchNormArgs { training, momentum, eps, relu: d.chance(2) };
+            let running_var =
+                if d.chance(2) { ops::RunningVar::Biased } else { ops::RunningVar::Unbiased };
+            let args = ops::BatchNormArgs { training, momentum, eps, relu: d.chance(2), running_var };
             let residual = d.maybe(&[dims[0], dims[2], dims[3], c]);
             let residual = residual.and_then(|x| FeatureMap::from_nhwc(x).ok());
             let residual = residual.as_ref();

@@ -25,9 +25,9 @@ impl<'a> LabelStyle<'a> {
     }
 
     /// The colour of each label that occurs, or the error that one has none.
-    fn colors(&self, labels: &LabelMap) -> Result<[Option<[u8; 3]>; 256]> {
+    fn colors(&self, counts: &[u64; 256]) -> Result<[Option<[u8; 3]>; 256]> {
         let mut colors = [None; 256];
-        for (label, (color, count)) in (0_u8..=255).zip(colors.iter_mut().zip(labels.counts())) {
+        for (label, (color, &count)) in (0_u8..=255).zip(colors.iter_mut().zip(counts)) {
             if self.ignore == Some(label) {
                 *color = self.ignore_color;
             } else if count > 0 {
@@ -57,7 +57,7 @@ pub fn overlay(image: &Image, labels: &LabelMap, style: &LabelStyle<'_>) -> Resu
         return Err(Error::argument("alpha", format!("{} is not in 0..=1", style.alpha)));
     }
     let alpha = (style.alpha * 255.0).round() as u8;
-    let colors = style.colors(labels)?;
+    let colors = style.colors(&labels.counts())?;
     let mut out = image.to_rgb();
     for (pixel, &label) in out.data_mut().as_chunks_mut::<3>().0.iter_mut().zip(labels.data()) {
         if let Some([r, g, b]) = colors[usize::from(label)] {
@@ -81,10 +81,18 @@ const ENTRY: u32 = GLYPH_HEIGHT + 4;
 /// # Errors
 /// `Argument` if a class that occurs has no name or no colour.
 pub fn legend(labels: &LabelMap, names: &[impl AsRef<str>], style: &LabelStyle<'_>) -> Result<Image> {
-    let colors = style.colors(labels)?;
-    let total = labels.data().len() as f64;
+    legend_of(&labels.counts(), names, style)
+}
+
+/// [`legend`] of several label maps together, from the number of pixels of each label.
+///
+/// # Errors
+/// As [`legend`].
+pub fn legend_of(counts: &[u64; 256], names: &[impl AsRef<str>], style: &LabelStyle<'_>) -> Result<Image> {
+    let colors = style.colors(counts)?;
+    let total = counts.iter().sum::<u64>() as f64;
     let mut entries = Vec::new();
-    for (label, count) in (0_u8..=255).zip(labels.counts()) {
+    for (label, &count) in (0_u8..=255).zip(counts) {
         if count == 0 {
             continue;
         }

@@ -112,6 +112,9 @@ fn dilation_keeps_the_size_of_later_stages() {
         }
     }
     assert_eq!(net.info().iter().map(|info| info.stride).collect::<Vec<_>>(), [2, 4, 8, 8, 8]);
+    let deep = dilated(Depth::R101, 8, false).dilations();
+    assert_eq!(deep[2], [vec![1], vec![2; 22]].concat());
+    assert_eq!(deep[3], [2, 4, 4]);
     assert_eq!(dilated(Depth::R50, 8, true).dilations()[3], [4, 8, 16]);
     assert_eq!(dilated(Depth::R50, 16, false).dilations()[2..], [vec![1; 6], vec![1, 2, 2]]);
     // Both convolutions of basic blocks, of which the first of a stage keeps the dilation before.

@@ -65,8 +65,8 @@ pub(super) fn run(
         ));
     }
     if let (Some([mean, var]), Some(statistics)) = (update, &statistics) {
-        let unbias = statistics.count / (statistics.count - 1.0);
-        for (running, row, factor) in [(mean, 0, 1.0), (var, 1, unbias)] {
+        let var_factor = args.running_var.factor(statistics.count);
+        for (running, row, factor) in [(mean, 0, 1.0), (var, 1, var_factor)] {
             let new = moved(device, &running, statistics, row, [args.momentum, factor])?;
             running.set(&new)?;
         }

@@ -4,6 +4,8 @@ use candle_core::Device;
 
 use super::*;
 use crate::dist::{CollectiveError, Single, Threads};
+use crate::nn::{BatchNorm2d, BatchNormConfig};
+use crate::params::ParamStore;
 use crate::rng::Key;
 use crate::testing::assert_close;
 
@@ -108,8 +110,18 @@ fn ranks(batch: &Batch, sizes: &[usize], fused: bool) -> Vec<Outcome> {
 }
 
 /// Shards of eight pictures.
-const SHARDS: [&[usize]; 9] =
-    [&[4, 4], &[1, 7], &[0, 8], &[3, 3, 2], &[6, 1, 1], &[5, 0, 3], &[0, 0, 8], &[2, 2, 2, 2], &[0, 5, 0, 3]];
+const SHARDS: [&[usize]; 10] = [
+    &[8],
+    &[4, 4],
+    &[1, 7],
+    &[0, 8],
+    &[3, 3, 2],
+    &[6, 1, 1],
+    &[5, 0, 3],
+    &[0, 0, 8],
+    &[2, 2, 2, 2],
+    &[0, 5, 0, 3],
+];
 
 #[test]
 fn shards_equal_the_whole_batch() {
@@ -126,7 +138,9 @@ fn shards_equal_the_whole_batch() {
                     parts.iter().map(f).cloned().reduce(|a, b| (a + b).unwrap()).unwrap()
                 };
                 let close = |got: &Tensor, want: &Tensor| {
-                    assert_close(got, want, tolerance, tolerance * 10.0).unwrap();
+                    let values = to_f64(&want.flatten_all().unwrap()).unwrap();
+                    let largest = values.into_iter().fold(1.0, |top: f64, value| top.max(value.abs()));
+                    assert_close(got, want, 0.0, tolerance * largest).unwrap();
                 };
                 close(&cat(|o| &o.y), &want.y);
                 close(&cat(|o| &o.dx), &want.dx);
@@ -209,6 +223,30 @@ fn large_means_do_not_cancel() {
                 let got = (got - 0.9) / 0.1;
                 assert!((got - var).abs() < 1e-3 * var + 1e-15 / 0.1, "{got} {var}");
             }
+        }
+    }
+}
+
+#[test]
+fn a_layer_keeps_the_variance_it_is_told_to() {
+    // 1 on one rank, 2, 3 and 6 on the other: 3.5 biased, 14 / 3 unbiased; the running variance was 1.
+    for (running_var, want) in [(RunningVar::Biased, 1.25), (RunningVar::Unbiased, 0.9 + 1.4 / 3.0)] {
+        let results = Threads::run(2, PATIENT, |ranks| {
+            let values = [&[1.0][..], &[2.0, 3.0, 6.0]][ranks.rank()];
+            let x = Tensor::from_slice(values, (1, values.len(), 1, 1), &CPU).unwrap();
+            let config = BatchNormConfig {
+                running_var,
+                collective: Some(shared(ranks)),
+                ..BatchNormConfig::default()
+            };
+            let params = ParamStore::new(Key::new(0), DType::F64, &CPU);
+            let layer = BatchNorm2d::new(1, &config, params.var_builder()).unwrap();
+            layer.forward(&FeatureMap::from_nhwc(x).unwrap(), true).unwrap();
+            to_f64(params.get("running_var").unwrap().as_tensor()).unwrap()[0]
+        });
+        for got in results {
+            let got = got.expect("no rank panics");
+            assert!((got - want).abs() < 1e-12, "{running_var:?}: {got}");
         }
     }
 }

@@ -44,6 +44,33 @@ fn batch_statistics_and_running_update() {
 }
 
 #[test]
+fn the_running_variance_can_be_the_biased_one() {
+    // 1, 2, 3, 6 as above: 14 / 4 = 3.5 instead of 14 / 3.
+    let x = Tensor::new(&[1.0f64, 2.0, 3.0, 6.0], &CPU).unwrap().reshape((2, 1, 2, 1)).unwrap();
+    let x = FeatureMap::from_nhwc(x).unwrap();
+    let (weight, bias) =
+        (Tensor::ones(1, DType::F64, &CPU).unwrap(), Tensor::zeros(1, DType::F64, &CPU).unwrap());
+    let run = |running_var| {
+        let (mean, var) = running(1, DType::F64);
+        let stats = BatchStats { running_mean: &mean, running_var: &var };
+        let args = BatchNormArgs { training: true, running_var, ..BatchNormArgs::default() };
+        let y = batch_norm_nhwc(&x, &weight, &bias, stats, &args, None).unwrap();
+        [y.nhwc(), mean.as_tensor(), var.as_tensor()].map(|t| to_f64(&t.flatten_all().unwrap()).unwrap())
+    };
+    let (biased, unbiased) = (run(RunningVar::Biased), run(RunningVar::Unbiased));
+    assert!((biased[2][0] - 1.25).abs() < 1e-12, "{biased:?}");
+    assert!((unbiased[2][0] - (0.9 + 1.4 / 3.0)).abs() < 1e-12, "{unbiased:?}");
+    // Nothing else differs.
+    assert_eq!(biased[..2], unbiased[..2]);
+    // One value has a biased variance, but nothing to normalise with.
+    let one = FeatureMap::from_nhwc(Tensor::ones((1, 1, 1, 1), DType::F64, &CPU).unwrap()).unwrap();
+    let (mean, var) = running(1, DType::F64);
+    let stats = BatchStats { running_mean: &mean, running_var: &var };
+    let args = BatchNormArgs { training: true, running_var: RunningVar::Biased, ..BatchNormArgs::default() };
+    assert!(batch_norm_nhwc(&one, &weight, &bias, stats, &args, None).is_err());
+}
+
+#[test]
 fn large_mean_does_not_cancel() {
     let x = normal("x", &[4, 1, 8, 8]).affine(1e-3, 1e6).unwrap();
     let (weight, bias) =

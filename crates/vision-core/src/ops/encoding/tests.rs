@@ -4,8 +4,8 @@ use super::*;
 use crate::rng::Key;
 use crate::testing::{assert_close, gradcheck};
 
-const CPU: Device = Device::Cpu;
-const PLAIN: EncodingArgs = EncodingArgs { normalize_distance: false };
+pub(super) const CPU: Device = Device::Cpu;
+pub(super) const PLAIN: EncodingArgs = EncodingArgs { normalize_distance: false };
 
 /// Numbers in [-1, 1) from a stream and an index, the same as in other implementations' fixtures.
 fn stream(number: u64, dims: &[usize], scale: f64, shift: f64) -> Tensor {
@@ -21,11 +21,11 @@ fn stream(number: u64, dims: &[usize], scale: f64, shift: f64) -> Tensor {
     Tensor::from_vec((0..count as u64).map(value).collect::<Vec<_>>(), dims, &CPU).unwrap()
 }
 
-fn numbers(x: &Tensor) -> Vec<f64> {
+pub(super) fn numbers(x: &Tensor) -> Vec<f64> {
     x.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
-fn near(got: &[f64], want: &[f64], tolerance: f64) {
+pub(super) fn near(got: &[f64], want: &[f64], tolerance: f64) {
     assert_eq!(got.len(), want.len());
     for (got, want) in got.iter().zip(want) {
         assert!((got - want).abs() <= tolerance, "got {got}, expected {want}");
@@ -33,7 +33,7 @@ fn near(got: &[f64], want: &[f64], tolerance: f64) {
 }
 
 /// Input `(2, 15, 6)` from maps `(2, 6, 3, 5)`, four codewords, scales and the gradient of the result.
-fn fixture(dtype: DType) -> [Tensor; 4] {
+pub(super) fn fixture(dtype: DType) -> [Tensor; 4] {
     let x = stream(1001, &[2, 6, 3, 5], 1.0, 0.0).flatten_from(2).unwrap().transpose(1, 2).unwrap();
     let c = stream(1002, &[4, 6], 0.5, 0.0);
     let s = stream(1003, &[4], 0.4, -0.5);
@@ -131,7 +131,9 @@ fn only_what_is_asked_for_gets_a_gradient() {
 fn moving_and_permuting() {
     let [x, c, s, _] = fixture(DType::F64);
     let e = encoding(&x, &c, &s, &PLAIN).unwrap();
-    let moved = encoding(&(&x + 1.5).unwrap(), &(&c + 1.5).unwrap(), &s, &PLAIN).unwrap();
+    let by = Tensor::new(&[1.5f64, -2.0, 0.25, 3.0, -0.75, 1.0], &CPU).unwrap();
+    let [moved_x, moved_c] = [&x, &c].map(|tensor| tensor.broadcast_add(&by).unwrap());
+    let moved = encoding(&moved_x, &moved_c, &s, &PLAIN).unwrap();
     assert_close(&moved, &e, 1e-12, 1e-12).unwrap();
     let turned = |t: &Tensor, dim: usize, by: usize| {
         let n = t.dim(dim).unwrap();

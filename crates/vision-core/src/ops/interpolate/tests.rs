@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::rng::Key;
-use crate::testing::gradcheck;
+use crate::testing::{assert_close, gradcheck};
 
 const NEAREST: InterpolateArgs =
     InterpolateArgs { mode: InterpolateMode::Nearest, align_corners: false, antialias: false };
@@ -88,6 +88,23 @@ fn gradients_of_all_modes() {
         ] {
             gradcheck(|t| interpolate(&t[0], to, &args), std::slice::from_ref(&x), 1e-4, 1e-8).unwrap();
         }
+    }
+}
+
+#[test]
+fn gradients_of_several_consumers_add_up() {
+    for args in [NEAREST, InterpolateArgs::bilinear(false), InterpolateArgs::bilinear(true)] {
+        let x = Key::new(3).normal((1, 2, 4, 5), 0., 1., DType::F64, &Device::Cpu).unwrap();
+        let x = Var::from_tensor(&x).unwrap();
+        let large = |x: &Var| interpolate(x, ResizeTo::Size([7, 9]), &args).unwrap().sum_all().unwrap();
+        let small = |x: &Var| {
+            interpolate(x, ResizeTo::Size([3, 2]), &args).unwrap().sqr().unwrap().sum_all().unwrap()
+        };
+        let grad = |y: Tensor| y.backward().unwrap().get(&x).unwrap().clone();
+        let apart = ((grad(large(&x)) + grad(small(&x))).unwrap() + 3.0).unwrap();
+        let direct = (x.sum_all().unwrap() * 3.0).unwrap();
+        let together = grad(((large(&x) + small(&x)).unwrap() + direct).unwrap());
+        assert_close(&together, &apart, 1e-12, 1e-12).unwrap();
     }
 }
 
