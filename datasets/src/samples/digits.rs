@@ -37,7 +37,10 @@ mod tests {
         }
         assert_eq!(digits(Split::Val).unwrap().fingerprint(), test.fingerprint());
         let sample = test.get(0).unwrap();
-        assert_eq!((sample.name.as_str(), sample.image.width(), sample.image.height()), ("digits#1437", 8, 8));
+        assert_eq!(
+            (sample.name.as_str(), sample.image.width(), sample.image.height()),
+            ("digits#1437", 8, 8)
+        );
         // The first picture of the set, a zero: dark in the middle.
         let zero = train.get(0).unwrap();
         assert_eq!((zero.label, &zero.image.data()[..8]), (0, &[0, 0, 80, 207, 143, 16, 0, 0][..]));

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use vision_image::Image;
 
 use super::{
-    CenterCrop, ColorJitter, ImageTransform, PadTo, RandomCrop, RandomGrayscale, RandomHorizontalFlip, RandomResizedCrop,
-    Resize, ResizeShortSide, ToRgb,
+    CenterCrop, ColorJitter, ImageTransform, PadTo, RandomCrop, RandomGrayscale, RandomHorizontalFlip,
+    RandomResizedCrop, Resize, ResizeShortSide, ToRgb,
 };
 use crate::{Error, Result, SampleRng, Transform};
 

@@ -5,7 +5,8 @@ use vision_image::{Filter, Image, LabelMap, gaussian_blur, rotate};
 
 use super::{PairTransform, fill, ignored, moved};
 use crate::transforms::{
-    CenterCrop, ImageTransform, RandomCrop, RandomHorizontalFlip, ResizeShortSide, check_probability, check_size,
+    CenterCrop, ImageTransform, RandomCrop, RandomHorizontalFlip, ResizeShortSide, check_probability,
+    check_size,
 };
 use crate::{IGNORE_LABEL, Result, SampleRng};
 

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use vision_image::Filter;
 
 use super::{
-    PadRightBottom, RandomBlur, RandomFactor, RandomRotation, RandomSide, SegmentationOp, SegmentationPipeline,
-    Side,
+    PadRightBottom, RandomBlur, RandomFactor, RandomRotation, RandomSide, SegmentationOp,
+    SegmentationPipeline, Side,
 };
 use crate::transforms::{CenterCrop, RandomCrop, RandomHorizontalFlip, ResizeShortSide, ToPixels};
 use crate::{Error, IGNORE_LABEL, Result};
