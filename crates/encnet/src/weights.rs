@@ -118,7 +118,7 @@ pub fn load_backbone(params: &ParamStore, state: StateDict) -> Result<LoadReport
     Ok(report)
 }
 
-/// Loads a checkpoint of a [`CifarNet`](crate::cifar::CifarNet). The authors' names are ours, but for what training wraps
+/// Loads a checkpoint of a [`CifarNet`](crate::cifar::CifarNet), by its own names, with or without what training wraps
 /// around them.
 ///
 /// # Errors

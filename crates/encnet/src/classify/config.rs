@@ -176,7 +176,7 @@ impl RecipeConfig for Config {
 
 #[cfg(test)]
 mod tests {
-    use vision_train::config::{ConfigSource, load};
+    use vision_train::config::{ConfigSource, flatten, load};
 
     use super::*;
 
@@ -187,12 +187,7 @@ mod tests {
     #[test]
     fn cifar10_is_the_default_and_spells_everything_out() {
         assert_eq!(preset("cifar10"), Config::default());
-        let keys = |table: toml::Table| {
-            let mut keys: Vec<String> =
-                vision_train::config::flatten(&table).into_iter().map(|(key, _)| key).collect();
-            keys.sort();
-            keys
-        };
+        let keys = |table: toml::Table| flatten(&table).into_keys().collect::<Vec<String>>();
         let file: toml::Table = toml::from_str(PRESETS[0].1).unwrap();
         assert_eq!(keys(file), keys(toml::Table::try_from(Config::default()).unwrap()));
     }

@@ -2,7 +2,8 @@
 
 use vision_core::Pass;
 use vision_datasets::{DataRoot, Dataset, LabelledSet, Split};
-use vision_eval::{Confusion, TopK, Unit, Value};
+use vision_eval::classification::{Confusion, TopK};
+use vision_eval::{Unit, Value};
 use vision_image::draw::{Tile, heat_map, sheet};
 use vision_train::{Context, Picture, Report, Table};
 
