@@ -110,7 +110,7 @@ fn from_a_folder_to_classes() {
     assert_eq!(losses(&parts), losses(&run)[..7]);
     succeed(training(&data, &parts).arg("--resume"));
     assert_eq!(losses(&parts), losses(&run));
-    let model = |run: &Path| fs::read(run.join("checkpoints/last/model.safetensors")).unwrap();
+    let model = |run: &Path| fs::read(run.join("checkpoints/step-18/model.safetensors")).unwrap();
     assert!(model(&parts) == model(&run));
 
     // Measured again: the numbers of the end of the run, and a page.
@@ -152,7 +152,10 @@ fn from_a_folder_to_classes() {
     let large = vision_image::resize(&picture(1, 8), 50, 61, vision_image::Filter::Bilinear).unwrap();
     let both = classifier.classify(&[picture(0, 7), large]).unwrap();
     assert_eq!(both.len(), 2);
-    assert_eq!(both[0], classifier.classify(&[picture(0, 7)]).unwrap()[0]);
+    let alone = &classifier.classify(&[picture(0, 7)]).unwrap()[0];
+    for (found, alone) in both[0].iter().zip(alone) {
+        assert!(found.name == alone.name && (found.probability - alone.probability).abs() < 1e-5);
+    }
     assert!(classifier.classify(&[]).unwrap().is_empty());
 
     let said = succeed(

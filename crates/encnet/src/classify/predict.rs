@@ -34,7 +34,7 @@ pub struct Guess {
 /// ```no_run
 /// use encnet::classify::Classifier;
 /// # fn main() -> encnet::Result<()> {
-/// let classifier = Classifier::load("runs/encnet-classify/checkpoints/best")?;
+/// let classifier = Classifier::load("classes.safetensors")?;
 /// let picture = vision_image::open("cat.jpg")?;
 /// for guesses in classifier.classify(&[picture])? {
 ///     println!("{}", guesses[0].name);
