@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The training of `encnet-classify train --config digits` and `--config cifar10` in PyTorch, for comparison of time and result.
 
-    python3 benches/encnet_cifar.py digits [--seed 0] [--threads 2] [--epochs 12] [--plain]
+    python3 benches/encnet_cifar.py digits [--seed 0] [--threads 2] [--epochs 8] [--plain]
     python3 benches/encnet_cifar.py cifar10 FOLDER [--wide]
 
 `digits` reads the digits of this repository, FOLDER holds CIFAR-10's `data_batch_1.bin` to `test_batch.bin`. Same network,
@@ -139,8 +139,8 @@ def main():
     random.seed(args.seed)
     if args.set == "digits":
         (images, labels), test = digits()
-        widen, codes, epochs, size, rate, pad, flip = 1, 8, 12, 64, 0.1, 2, False
-        constants = [0.3] * 3, [0.35] * 3
+        widen, codes, epochs, size, rate, pad, flip = 1, 8, 8, 64, 0.1, 2, False
+        constants = [0.3] * 3, [0.32] * 3
     else:
         (images, labels), test = cifar10(args.folder)
         widen, codes = (8, 32) if args.wide else (4, 16)
