@@ -13,6 +13,7 @@ packages, exactly:
     npm pack emoji-datasource-twitter@16.0.0
     pip download --no-deps --only-binary=:all: --python-version 37 scikit-image==0.16.2
     pip download --no-deps --only-binary=:all: sports2d==0.8.34
+    pip download --no-deps --only-binary=:all: --python-version 311 --platform manylinux_2_28_x86_64 scikit-learn==1.9.1
 
 Every package is checked against its SHA-256. With --check nothing is written: the files are made in DIR
 and compared with those in --out, by pixels for PNG and byte by byte otherwise.
@@ -21,9 +22,11 @@ No code of a package is run.
 """
 
 import argparse
+import gzip
 import hashlib
 import io
 import json
+import struct
 import subprocess
 import sys
 import tarfile
@@ -53,12 +56,18 @@ PACKAGES = {
         ["pip", "download", "--no-deps", "--only-binary=:all:", "--python-version", "37",
          "scikit-image==0.16.2"],
     ),
+    "scikit_learn-1.9.1-cp311-cp311-manylinux_2_27_x86_64.manylinux_2_28_x86_64.whl": (
+        "52a0703bbc07ad27f560fa63fa68e4c54dd735bfbbf65b4dd3c225dc7547b6df",
+        ["pip", "download", "--no-deps", "--only-binary=:all:", "--python-version", "311", "--platform",
+         "manylinux_2_28_x86_64", "scikit-learn==1.9.1"],
+    ),
     "sports2d-0.8.34-py3-none-any.whl": (
         "733b6db70742636ae9c35d870c22bd416582f579abd5881bee93a14bb0e2655d",
         ["pip", "download", "--no-deps", "--only-binary=:all:", "sports2d==0.8.34"],
     ),
 }
 
+DIGITS_SIDE = 8
 EMOJI_SIDE = 32
 EMOJI_COLUMNS = 44
 PHOTO_SIDE = 512
@@ -92,6 +101,21 @@ def fashion_mnist(work: Path, out: Path) -> None:
     for name in ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"):
         source = unpacked / "usr/share/datasets/fashion-mnist" / name
         (out / name).write_bytes(source.read_bytes())
+
+
+def digits(work: Path, out: Path) -> None:
+    """The handwritten digits that scikit-learn carries, as two IDX files; counts of 0 to 16 become greys of 0 to 255."""
+    out.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(package(work, "scikit_learn")) as wheel:
+        table = gzip.decompress(wheel.read("sklearn/datasets/data/digits.csv.gz")).decode()
+    rows = [[int(float(value)) for value in line.split(",")] for line in table.split()]
+    if any(len(row) != DIGITS_SIDE**2 + 1 or not all(0 <= count <= 16 for count in row) for row in rows):
+        sys.exit("the table of digits is not what it was")
+    pixels = bytes((count * 255 + 8) // 16 for row in rows for count in row[:-1])
+    images = struct.pack(">2x2B3I", 8, 3, len(rows), DIGITS_SIDE, DIGITS_SIDE) + pixels
+    labels = struct.pack(">2x2BI", 8, 1, len(rows)) + bytes(row[-1] for row in rows)
+    (out / "images-idx3-ubyte").write_bytes(images)
+    (out / "labels-idx1-ubyte").write_bytes(labels)
 
 
 def shrink(picture: Image.Image) -> Image.Image:
@@ -197,6 +221,7 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     target = options.work / "made" if options.check else options.out
     fashion_mnist(options.work, target / "fashion-mnist-10k")
+    digits(options.work, target / "digits")
     emoji32(options.work, target / "emoji32")
     photos_cc0(options.work, target / "photos-cc0")
     walk_clip(options.work, target / "walk-clip")

@@ -282,6 +282,7 @@ mod tests {
         let names: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
         let want = [
             "fashion-mnist-10k",
+            "digits",
             "emoji32",
             "photos-cc0",
             "walk-clip",

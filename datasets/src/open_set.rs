@@ -44,7 +44,8 @@ impl SetSpec {
     }
 }
 
-const NAMES: [&str; 6] = ["fashion-mnist-10k", "emoji32", "cifar10", "cifar100", "fashion-mnist", "folder"];
+const NAMES: [&str; 7] =
+    ["fashion-mnist-10k", "digits", "emoji32", "cifar10", "cifar100", "fashion-mnist", "folder"];
 
 /// The names that [`open_set`] knows.
 pub fn set_names() -> &'static [&'static str] {
@@ -56,6 +57,7 @@ pub fn set_names() -> &'static [&'static str] {
 /// | name | what | parts |
 /// |---|---|---|
 /// | `fashion-mnist-10k` | 28x28 grey, travels in the library (feature `samples`) | 8,000 / 2,000 |
+/// | `digits` | handwritten, 8x8 grey, travel in the library (feature `samples`) | 1,437 / 360 |
 /// | `emoji32` | the same symbols drawn by two vendors on white, named as in `twitter/1F600`, labelled by category (feature `samples`) | Twitter's 1,911 / Google's 1,911 |
 /// | `cifar10`, `cifar100` | under `root/NAME`, or at `spec.path` | 50,000 / 10,000 |
 /// | `fashion-mnist` | under `root/NAME`, or at `spec.path` | 60,000 / 10,000 |
@@ -75,6 +77,7 @@ pub fn open_set(spec: &SetSpec, root: Option<&Path>) -> Result<Box<dyn LabelledS
     }
     match spec.name.as_str() {
         "fashion-mnist-10k" => embedded_fashion_mnist(spec.split),
+        "digits" => embedded_digits(spec.split),
         "emoji32" => embedded_emoji(spec.split),
         "cifar10" => Ok(Box::new(Cifar::open_binary(place(spec, root)?, CifarKind::C10, train)?)),
         "cifar100" => Ok(Box::new(Cifar::open_binary(place(spec, root)?, CifarKind::C100, train)?)),
@@ -158,6 +161,16 @@ fn embedded_fashion_mnist(split: Split) -> Result<Box<dyn LabelledSet>> {
 #[cfg(not(feature = "samples"))]
 fn embedded_fashion_mnist(_split: Split) -> Result<Box<dyn LabelledSet>> {
     Err(not_built_in("fashion-mnist-10k"))
+}
+
+#[cfg(feature = "samples")]
+fn embedded_digits(split: Split) -> Result<Box<dyn LabelledSet>> {
+    Ok(Box::new(crate::samples::digits(split)?))
+}
+
+#[cfg(not(feature = "samples"))]
+fn embedded_digits(_split: Split) -> Result<Box<dyn LabelledSet>> {
+    Err(not_built_in("digits"))
 }
 
 #[cfg(feature = "samples")]

@@ -50,6 +50,9 @@ pub(crate) struct Paper {
     pub(crate) title: String,
     #[serde(default)]
     pub(crate) datasets: Vec<String>,
+    /// Programs besides the one that is called as the crate.
+    #[serde(default)]
+    programs: Vec<String>,
 }
 
 /// All packages and the graph between them.
@@ -108,6 +111,15 @@ impl Workspace {
             let names: Vec<_> = self.papers().map(|(package, _)| package.name.as_str()).collect();
             format!("no paper crate is called {name}; there are: {}", names.join(", "))
         })
+    }
+
+    /// The crate whose program is called `name`: a paper crate's own, or another that it lists.
+    pub(crate) fn program(&self, name: &str) -> Result<&Package> {
+        let mut papers = self.papers();
+        match papers.find(|(_, paper)| paper.programs.iter().any(|program| program == name)) {
+            Some((package, _)) => Ok(package),
+            None => self.paper(name),
+        }
     }
 
     /// The graph with all external packages.

@@ -9,6 +9,8 @@ pub mod body;
 pub mod cifar;
 #[cfg(feature = "images")]
 pub mod classes;
+#[cfg(feature = "images")]
+pub mod classify;
 #[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(feature = "images")]

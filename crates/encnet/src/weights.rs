@@ -118,8 +118,23 @@ pub fn load_backbone(params: &ParamStore, state: StateDict) -> Result<LoadReport
     Ok(report)
 }
 
+/// Loads a checkpoint of a [`CifarNet`](crate::cifar::CifarNet), by its own names, with or without what training wraps
+/// around them.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_cifar(params: &ParamStore, state: StateDict) -> Result<LoadReport> {
+    let report = params.load(&finite(key_map(Source::Native).apply(state)?)?)?;
+    report.check()?;
+    Ok(report)
+}
+
 fn mapped(state: StateDict) -> Result<StateDict> {
-    let state = key_map(detect(state.names())).apply(state)?;
+    finite(key_map(detect(state.names())).apply(state)?)
+}
+
+/// The same, if the numbers that distances are made of are numbers.
+fn finite(state: StateDict) -> Result<StateDict> {
     for (name, array) in state.iter() {
         if matches!(name.rsplit('.').next(), Some("codewords" | "scale")) {
             let numbers = array.to_f64()?;

@@ -1,16 +1,22 @@
 //! The test part of Fashion-MNIST.
 
-use std::path::Path;
+use super::{Embedded, embedded};
+use crate::formats::idx::FASHION_MNIST_CLASSES;
+use crate::{MemorySet, Result, Split};
 
-use super::embedded;
-use crate::formats::idx::{FASHION_MNIST_CLASSES, IdxArray, IdxDataset};
-use crate::{Dataset, MemorySet, Result, Split};
-
-const IMAGES: &[u8] = embedded!("fashion-mnist-10k/t10k-images-idx3-ubyte.gz");
-const LABELS: &[u8] = embedded!("fashion-mnist-10k/t10k-labels-idx1-ubyte.gz");
-
-/// How many pictures, from the first one, are for training.
-const TRAIN: usize = 8000;
+const FASHION_MNIST: Embedded = Embedded {
+    name: "fashion-mnist-10k",
+    images: (
+        embedded!("fashion-mnist-10k/t10k-images-idx3-ubyte.gz"),
+        "samples/fashion-mnist-10k/t10k-images-idx3-ubyte.gz",
+    ),
+    labels: (
+        embedded!("fashion-mnist-10k/t10k-labels-idx1-ubyte.gz"),
+        "samples/fashion-mnist-10k/t10k-labels-idx1-ubyte.gz",
+    ),
+    class_names: &FASHION_MNIST_CLASSES,
+    train: 8000,
+};
 
 /// The 10,000 test pictures of Fashion-MNIST, grey 28x28, in ten classes of 1,000. This library splits
 /// them: the first 8,000 are [`Split::Train`], the other 2,000 [`Split::Test`]. There is no validation
@@ -22,34 +28,13 @@ const TRAIN: usize = 8000;
 /// # Errors
 /// If the embedded files are damaged.
 pub fn fashion_mnist(split: Split) -> Result<MemorySet> {
-    let (images_path, labels_path) = (
-        Path::new("samples/fashion-mnist-10k/t10k-images-idx3-ubyte.gz"),
-        Path::new("samples/fashion-mnist-10k/t10k-labels-idx1-ubyte.gz"),
-    );
-    let images = IdxArray::read(IMAGES, images_path)?;
-    let labels = IdxArray::read(LABELS, labels_path)?;
-    let all = IdxDataset::from_arrays("fashion-mnist-10k", images, images_path, &labels, labels_path)?;
-    let range = match split {
-        Split::Train => 0..TRAIN,
-        Split::Val | Split::Test => TRAIN..all.len(),
-    };
-    let mut images = Vec::with_capacity(range.len());
-    let mut labels = Vec::with_capacity(range.len());
-    let mut names = Vec::with_capacity(range.len());
-    for index in range {
-        let sample = all.get(index)?;
-        images.push(sample.image);
-        labels.push(sample.label);
-        names.push(sample.name);
-    }
-    let class_names = FASHION_MNIST_CLASSES.map(str::to_owned).to_vec();
-    MemorySet::new("fashion-mnist-10k", images, labels, class_names)?.with_sample_names(names)
+    FASHION_MNIST.part(split)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::LabelledSet;
+    use crate::{Dataset, LabelledSet};
 
     #[test]
     fn two_parts_of_ten_balanced_classes() {

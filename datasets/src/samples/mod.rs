@@ -3,6 +3,7 @@
 //! | function | what | licence |
 //! | --- | --- | --- |
 //! | [`fashion_mnist`] | 10,000 pictures of clothes, grey 28x28, 10 classes, split 8,000 / 2,000 | MIT |
+//! | [`digits`] | 1,797 handwritten digits, grey 8x8, 10 classes, split 1,437 / 360 | CC-BY-4.0 |
 //! | [`emoji32`] | 1,911 symbols, each drawn by two vendors, RGBA 32x32 | Apache-2.0, CC-BY-4.0, MIT |
 //! | [`photos_cc0`] | nine photographs of at most 512 pixels | CC0 or public domain |
 //! | [`walk_clip`] | 115 frames of 284x160 from a fixed camera | BSD-3-Clause |
@@ -22,12 +23,19 @@
 //! # Ok::<(), vision_datasets::Error>(())
 //! ```
 
+use std::path::Path;
+
+use crate::formats::idx::{IdxArray, IdxDataset};
+use crate::{Dataset, MemorySet, Result, Split};
+
 mod clip;
+mod digits;
 mod emoji;
 mod fashion;
 mod photos;
 
 pub use clip::walk_clip;
+pub use digits::digits;
 pub use emoji::{EmojiSet, Symbol, emoji32};
 pub use fashion::fashion_mnist;
 pub use photos::photos_cc0;
@@ -39,6 +47,39 @@ macro_rules! embedded {
     };
 }
 use embedded;
+
+/// Two IDX files, of which the first pictures are for training and the others for tests.
+struct Embedded {
+    name: &'static str,
+    /// Content, and path for messages.
+    images: (&'static [u8], &'static str),
+    labels: (&'static [u8], &'static str),
+    class_names: &'static [&'static str],
+    /// How many pictures, from the first one, are for training.
+    train: usize,
+}
+
+impl Embedded {
+    fn part(&self, split: Split) -> Result<MemorySet> {
+        let (images_path, labels_path) = (Path::new(self.images.1), Path::new(self.labels.1));
+        let images = IdxArray::read(self.images.0, images_path)?;
+        let labels = IdxArray::read(self.labels.0, labels_path)?;
+        let all = IdxDataset::from_arrays(self.name, images, images_path, &labels, labels_path)?;
+        let range = match split {
+            Split::Train => 0..self.train,
+            Split::Val | Split::Test => self.train..all.len(),
+        };
+        let (mut images, mut labels, mut names) = (Vec::new(), Vec::new(), Vec::new());
+        for index in range {
+            let sample = all.get(index)?;
+            images.push(sample.image);
+            labels.push(sample.label);
+            names.push(sample.name);
+        }
+        let class_names = self.class_names.iter().map(|&name| name.to_owned()).collect();
+        MemorySet::new(self.name, images, labels, class_names)?.with_sample_names(names)
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -56,6 +97,14 @@ mod tests {
             (
                 embedded!("fashion-mnist-10k/t10k-labels-idx1-ubyte.gz"),
                 "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
+            ),
+            (
+                embedded!("digits/images-idx3-ubyte"),
+                "d224a90b51e21e5d1332d34effc46c3a7d6244906f07c292c24213770d11ca7b",
+            ),
+            (
+                embedded!("digits/labels-idx1-ubyte"),
+                "ce71631c1f31ce56fa54f31d1d498fafacff59b001e6c30c4a5e29508aa277ad",
             ),
             (
                 embedded!("emoji32/google.png"),

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use vision_image::{Filter, Image, resize, resize_short_side};
 
 use super::{ImageTransform, check_probability, check_size};
-use crate::{Result, SampleRng};
+use crate::{Error, Result, SampleRng};
 
 /// With probability `p`, mirrors the picture left to right.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -110,6 +110,54 @@ impl ImageTransform for CenterCrop {
     }
 }
 
+/// Cuts out a part of this size at a random place, all equally likely. For torchvision's `RandomCrop(32, padding=4)` put a
+/// [`PadTo`] of 40x40 before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RandomCrop {
+    /// Width of the result in pixels.
+    pub width: u32,
+    /// Height of the result in pixels.
+    pub height: u32,
+}
+
+impl RandomCrop {
+    /// The left and upper edge of a part of `image`.
+    ///
+    /// # Errors
+    /// If the picture is smaller than the part.
+    pub(super) fn place(&self, image: &Image, rng: &mut SampleRng) -> Result<[u32; 2]> {
+        let spare = |have: u32, want: u32| have.checked_sub(want);
+        let (Some(x), Some(y)) = (spare(image.width(), self.width), spare(image.height(), self.height))
+        else {
+            let problem = format!(
+                "{}x{} pixels cannot be cut out of {}x{}; pad first",
+                self.width,
+                self.height,
+                image.width(),
+                image.height()
+            );
+            return Err(Error::argument("random_crop", problem));
+        };
+        // At most 2^32 places, so the draw fits.
+        let mut choose = |spare: u32| rng.below_u64(u64::from(spare) + 1) as u32;
+        Ok([choose(x), choose(y)])
+    }
+}
+
+impl ImageTransform for RandomCrop {
+    fn transform(&self, image: Image, rng: &mut SampleRng) -> Result<Image> {
+        let [x, y] = self.place(&image, rng)?;
+        Ok(image.crop(x, y, self.width, self.height)?)
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        check_size(&mut problems, "width, height", [self.width, self.height]);
+        problems
+    }
+}
+
 /// Puts the picture in the middle of a larger one; an odd pixel goes to the right and the bottom. Sides
 /// that are already long enough stay as they are.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -189,6 +237,22 @@ mod tests {
             })
             .count();
         assert!((1850..2150).contains(&flipped), "{flipped}");
+    }
+
+    #[test]
+    fn crops_anywhere_and_equally_often() {
+        let op = RandomCrop { width: 2, height: 1 };
+        let mut counts = [0; 6];
+        for index in 0..6000 {
+            // The value of a pixel of the ramp is its place.
+            let out = op.transform(ramp(4, 2), &mut SampleRng::new(0, 0, index)).unwrap();
+            assert_eq!((out.width(), out.height(), out.data()[1]), (2, 1, out.data()[0] + 1));
+            counts[usize::from(out.data()[0] % 4 + 3 * (out.data()[0] / 4))] += 1;
+        }
+        assert!(counts.iter().all(|count| (850..1150).contains(count)), "{counts:?}");
+        let message = op.transform(ramp(1, 2), &mut rng()).unwrap_err().to_string();
+        assert!(message.contains("2x1") && message.contains("1x2"), "{message}");
+        assert_eq!(RandomCrop { width: 0, height: 1 }.problems().len(), 1);
     }
 
     #[test]

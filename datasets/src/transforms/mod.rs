@@ -32,13 +32,13 @@ mod random_resized_crop;
 mod segmentation;
 
 pub use colour::{ColorJitter, RandomGrayscale};
-pub use geometry::{CenterCrop, PadTo, RandomHorizontalFlip, Resize, ResizeShortSide, ToRgb};
+pub use geometry::{CenterCrop, PadTo, RandomCrop, RandomHorizontalFlip, Resize, ResizeShortSide, ToRgb};
 pub use op::{Compose, ImageOp};
 pub use pipeline::{LabelledPixels, Pipeline};
 pub use pixels::{Pixels, ToPixels};
 pub use random_resized_crop::RandomResizedCrop;
 pub use segmentation::{
-    PadRightBottom, RandomBlur, RandomCrop, RandomFactor, RandomRotation, RandomSide, SegmentationOp,
+    PadRightBottom, RandomBlur, RandomFactor, RandomRotation, RandomSide, SegmentationOp,
     SegmentationPipeline, SegmentationPreset, SegmentedPixels, Side, TrainSizes,
 };
 

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use vision_image::Image;
 
 use super::{
-    CenterCrop, ColorJitter, ImageTransform, PadTo, RandomGrayscale, RandomHorizontalFlip, RandomResizedCrop,
-    Resize, ResizeShortSide, ToRgb,
+    CenterCrop, ColorJitter, ImageTransform, PadTo, RandomCrop, RandomGrayscale, RandomHorizontalFlip,
+    RandomResizedCrop, Resize, ResizeShortSide, ToRgb,
 };
 use crate::{Error, Result, SampleRng, Transform};
 
@@ -23,6 +23,8 @@ pub enum ImageOp {
     RandomGrayscale(RandomGrayscale),
     /// Mirrored, sometimes.
     RandomHorizontalFlip(RandomHorizontalFlip),
+    /// A random part of the picture, as it is.
+    RandomCrop(RandomCrop),
     /// To an exact size.
     Resize(Resize),
     /// To a length of the shorter side.
@@ -42,6 +44,7 @@ impl ImageOp {
             Self::ColorJitter(op) => op,
             Self::RandomGrayscale(op) => op,
             Self::RandomHorizontalFlip(op) => op,
+            Self::RandomCrop(op) => op,
             Self::Resize(op) => op,
             Self::ResizeShortSide(op) => op,
             Self::CenterCrop(op) => op,
@@ -57,6 +60,7 @@ impl ImageOp {
             Self::ColorJitter(_) => "color_jitter",
             Self::RandomGrayscale(_) => "random_grayscale",
             Self::RandomHorizontalFlip(_) => "random_horizontal_flip",
+            Self::RandomCrop(_) => "random_crop",
             Self::Resize(_) => "resize",
             Self::ResizeShortSide(_) => "resize_short_side",
             Self::CenterCrop(_) => "center_crop",
@@ -74,6 +78,7 @@ impl ImageOp {
     pub(super) fn output_size(&self) -> Option<[u32; 2]> {
         match self {
             Self::RandomResizedCrop(op) => Some(op.size),
+            Self::RandomCrop(op) => Some([op.width, op.height]),
             Self::Resize(op) => Some([op.width, op.height]),
             Self::CenterCrop(op) => Some([op.width, op.height]),
             _ => None,
@@ -145,6 +150,7 @@ mod tests {
                 { op = "color_jitter", brightness = 0.4, hue = 0.1 },
                 { op = "random_grayscale", p = 0.2 },
                 { op = "random_horizontal_flip" },
+                { op = "random_crop", width = 3, height = 4 },
                 { op = "resize", width = 3, height = 4 },
                 { op = "resize_short_side", size = 256 },
                 { op = "center_crop", width = 224, height = 224 },

@@ -3,11 +3,12 @@
 use serde::{Deserialize, Serialize};
 use vision_image::{Filter, Image, LabelMap, gaussian_blur, rotate};
 
-use super::{PairTransform, choose, fill, ignored, moved};
+use super::{PairTransform, fill, ignored, moved};
 use crate::transforms::{
-    CenterCrop, ImageTransform, RandomHorizontalFlip, ResizeShortSide, check_probability, check_size,
+    CenterCrop, ImageTransform, RandomCrop, RandomHorizontalFlip, ResizeShortSide, check_probability,
+    check_size,
 };
-use crate::{Error, IGNORE_LABEL, Result, SampleRng};
+use crate::{IGNORE_LABEL, Result, SampleRng};
 
 impl PairTransform for RandomHorizontalFlip {
     fn transform(&self, image: Image, labels: LabelMap, rng: &mut SampleRng) -> Result<(Image, LabelMap)> {
@@ -159,38 +160,14 @@ impl PairTransform for PadRightBottom {
     }
 }
 
-/// Cuts out a part of this size at a random place, all equally likely.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RandomCrop {
-    /// Width of the result in pixels.
-    pub width: u32,
-    /// Height of the result in pixels.
-    pub height: u32,
-}
-
 impl PairTransform for RandomCrop {
     fn transform(&self, image: Image, labels: LabelMap, rng: &mut SampleRng) -> Result<(Image, LabelMap)> {
-        let spare = |have: u32, want: u32| have.checked_sub(want);
-        let (Some(x), Some(y)) = (spare(image.width(), self.width), spare(image.height(), self.height))
-        else {
-            let problem = format!(
-                "{}x{} pixels cannot be cut out of {}x{}; pad first",
-                self.width,
-                self.height,
-                image.width(),
-                image.height()
-            );
-            return Err(Error::argument("random_crop", problem));
-        };
-        let (x, y) = (choose(rng, [0, x]), choose(rng, [0, y]));
+        let [x, y] = self.place(&image, rng)?;
         let (width, height) = (self.width, self.height);
         Ok((image.crop(x, y, width, height)?, moved(labels, |labels| labels.crop(x, y, width, height))?))
     }
 
     fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        check_size(&mut problems, "width, height", [self.width, self.height]);
-        problems
+        ImageTransform::problems(self)
     }
 }

@@ -8,7 +8,7 @@ mod scale;
 #[cfg(test)]
 mod tests;
 
-pub use geometry::{PadRightBottom, RandomBlur, RandomCrop, RandomRotation};
+pub use geometry::{PadRightBottom, RandomBlur, RandomRotation};
 pub use op::SegmentationOp;
 pub use pipeline::{SegmentationPipeline, SegmentedPixels};
 pub use preset::{SegmentationPreset, TrainSizes};

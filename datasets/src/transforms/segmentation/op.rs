@@ -2,10 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    PadRightBottom, PairTransform, RandomBlur, RandomCrop, RandomFactor, RandomRotation, RandomSide,
-};
-use crate::transforms::{CenterCrop, RandomHorizontalFlip, ResizeShortSide};
+use super::{PadRightBottom, PairTransform, RandomBlur, RandomFactor, RandomRotation, RandomSide};
+use crate::transforms::{CenterCrop, RandomCrop, RandomHorizontalFlip, ResizeShortSide};
 use crate::{Error, Result, SampleRng, Segmented, Transform};
 
 /// One operation on a picture and its labels. In a configuration file, `op` names it and the other keys are its fields:

@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 use vision_image::Filter;
 
 use super::{
-    PadRightBottom, RandomBlur, RandomCrop, RandomFactor, RandomRotation, RandomSide, SegmentationOp,
+    PadRightBottom, RandomBlur, RandomFactor, RandomRotation, RandomSide, SegmentationOp,
     SegmentationPipeline, Side,
 };
-use crate::transforms::{CenterCrop, RandomHorizontalFlip, ResizeShortSide, ToPixels};
+use crate::transforms::{CenterCrop, RandomCrop, RandomHorizontalFlip, ResizeShortSide, ToPixels};
 use crate::{Error, IGNORE_LABEL, Result};
 
 /// Which version of EncNet's augmentation.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use vision_image::{Filter, Image, LabelMap, resize};
 
 use super::*;
-use crate::transforms::{CenterCrop, RandomHorizontalFlip, ResizeShortSide, ToPixels};
+use crate::transforms::{CenterCrop, RandomCrop, RandomHorizontalFlip, ResizeShortSide, ToPixels};
 use crate::{Segmented, Transform};
 
 const PRESETS: [SegmentationPreset; 4] =

@@ -1,0 +1,88 @@
+//! The command line: the common verbs of [`vision_train::cli`], and `predict`.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use vision_train::cli::{CliContext, PaperCli, pictures};
+use vision_train::{Error, Result};
+
+use super::predict::{Classifier, Guess};
+use super::recipe::ClassifyRecipe;
+
+/// Pictures in a forward pass.
+const BATCH: usize = 64;
+
+/// Verbs of this program.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Find the class of every picture: names and probabilities, one JSON object per line
+    Predict(PredictArgs),
+}
+
+/// `predict`.
+#[derive(Debug, Args)]
+pub struct PredictArgs {
+    /// Classes named for each picture, the most likely first
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub top: usize,
+    /// Pictures, or folders of pictures
+    #[arg(required = true)]
+    pub pictures: Vec<PathBuf>,
+}
+
+impl PaperCli for ClassifyRecipe {
+    const ABOUT: &'static str = "Classes of pictures by the networks of EncNet's paper for CIFAR";
+    const VERSION: &'static str = env!("CARGO_PKG_VERSION");
+    type Own = Verb;
+
+    fn own(verb: Verb, cli: &CliContext) -> Result<()> {
+        match verb {
+            Verb::Predict(args) => predict(cli, &args),
+        }
+    }
+}
+
+/// One line of the result.
+#[derive(Serialize)]
+struct Found<'a> {
+    picture: &'a Path,
+    classes: &'a [Guess],
+}
+
+fn predict(cli: &CliContext, args: &PredictArgs) -> Result<()> {
+    let classifier = Classifier::load_on(cli.weight_file()?, &cli.ctx.device)?;
+    let paths = pictures(&args.pictures)?;
+    let (mut lines, mut broken) = (String::new(), 0);
+    for block in paths.chunks(BATCH) {
+        let (mut names, mut images) = (Vec::new(), Vec::new());
+        for path in block {
+            match vision_image::open(path) {
+                Ok(image) => {
+                    names.push(path);
+                    images.push(image);
+                }
+                Err(error) if broken < cli.common.skip_broken => {
+                    broken += 1;
+                    tracing::warn!("left out: {error}");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        for (picture, guesses) in names.into_iter().zip(classifier.classify(&images)?) {
+            let classes = guesses.get(..args.top).unwrap_or(&guesses);
+            let line = serde_json::to_string(&Found { picture, classes })
+                .map_err(|error| Error::Format { what: "JSON".to_owned(), problem: error.to_string() })?;
+            lines.push_str(&line);
+            lines.push('\n');
+        }
+    }
+    match &cli.common.out {
+        Some(out) => {
+            vision_weights::atomic_write(out, &mut |to| to.write_all(lines.as_bytes()))?;
+            cli.say(format_args!("{} pictures in {}", lines.lines().count(), out.display()));
+        }
+        None => cli.say(lines.trim_end()),
+    }
+    Ok(())
+}
