@@ -95,6 +95,8 @@ impl Classifier {
             return Err(Error::size("class names", config.classes, names.len()));
         }
         let params = ParamStore::new(Key::new(0), DType::F32, device);
+        // Weights that are no variables are brought into the order of the kernels only once.
+        params.freeze("")?;
         let model = CifarNet::new(&config, params.var_builder())?;
         weights::load_cifar(&params, file.state_dict()?)?;
         Ok(Self { model, size: data.size, normalise: data.normalise, names, device: device.clone() })
