@@ -139,7 +139,7 @@ def main():
     random.seed(args.seed)
     if args.set == "digits":
         (images, labels), test = digits()
-        widen, codes, epochs, size, rate, pad, flip = 1, 8, 8, 64, 0.1, 2, False
+        widen, codes, epochs, size, rate, pad, flip = 1, 8, 8, 32, 0.1, 2, False
         constants = [0.3] * 3, [0.32] * 3
     else:
         (images, labels), test = cifar10(args.folder)
