@@ -126,7 +126,7 @@ impl RandomCrop {
     ///
     /// # Errors
     /// If the picture is smaller than the part.
-    pub(super) fn place(&self, image: &Image, rng: &mut SampleRng) -> Result<[u32; 2]> {
+    pub(super) fn place(self, image: &Image, rng: &mut SampleRng) -> Result<[u32; 2]> {
         let spare = |have: u32, want: u32| have.checked_sub(want);
         let (Some(x), Some(y)) = (spare(image.width(), self.width), spare(image.height(), self.height))
         else {
