@@ -85,23 +85,21 @@ impl Axis {
     }
 
     pub(super) fn linear<T: Float>(self, align_corners: bool) -> Table<T> {
-        let scale = self.scale::<T>(align_corners);
-        let half = T::from_f64(0.5);
+        // In double precision: shares that come from rounded places are off by as much as the places.
+        let scale = self.scale::<f64>(align_corners);
         Table::new(self.output, |pixel, taps| {
             let (low, share) = if self.input == self.output {
-                (pixel, T::ZERO)
+                (pixel, 0.)
             } else {
-                let pixel = T::from_f64(pixel as f64);
-                let at = if align_corners { scale * pixel } else { scale * (pixel + half) - half };
-                let at = if at > T::ZERO { at } else { T::ZERO };
-                let low = (at.to_f64() as usize).min(self.input - 1);
-                let share = at - T::from_f64(low as f64);
-                (low, if share > T::ONE { T::ONE } else { share })
+                let pixel = pixel as f64;
+                let at = if align_corners { scale * pixel } else { scale * (pixel + 0.5) - 0.5 }.max(0.);
+                let low = (at as usize).min(self.input - 1);
+                (low, (at - low as f64).min(1.))
             };
             // A pixel with no share stays in the list: it may be infinite, and zero times that is NaN.
             let high = if self.input == self.output { low } else { (low + 1).min(self.input - 1) };
-            taps.push((low, T::ONE - share));
-            taps.push((high, share));
+            taps.push((low, T::from_f64(1. - share)));
+            taps.push((high, T::from_f64(share)));
         })
     }
 
