@@ -291,6 +291,7 @@ pub(crate) fn decide(logits: &FeatureMap) -> Result<Vec<u8>> {
 
 /// Classes as labels of a picture.
 fn bytes(classes: Vec<u32>) -> Result<Vec<u8>> {
-    let byte = |class: u32| u8::try_from(class).map_err(|_| Error::size("class", "at most 255", class));
+    let byte =
+        |class: u32| u8::try_from(class).ok().ok_or_else(|| Error::size("class", "at most 255", class));
     classes.into_iter().map(byte).collect()
 }

@@ -81,7 +81,7 @@ impl Recipe for ClassifyRecipe {
         let mut group = ParamGroup::all(params, cfg.sgd.weight_decay);
         if cfg.model.draw_scales {
             // They are noise: nothing learns them, and nothing should decay them either.
-            group.params.retain(|(name, _)| !name.ends_with(".scale"));
+            group.params.retain(|(name, _)| name.rsplit('.').next() != Some("scale"));
         }
         Ok(vec![group])
     }

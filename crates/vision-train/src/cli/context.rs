@@ -153,7 +153,7 @@ fn device(name: &str, local_rank: Option<usize>) -> Result<Device> {
         None if name == "cuda" => local_rank.unwrap_or(0),
         Some(("cuda", number)) => number
             .parse()
-            .map_err(|_| Error::Usage(format!("--device {name}: `{number}` is no number of a GPU")))?,
+            .map_err(|error| Error::Usage(format!("--device {name}: the number of a GPU: {error}")))?,
         _ => return Err(Error::Usage(format!("--device {name}: unknown device; known: cpu, cuda, cuda:N"))),
     };
     if !cfg!(feature = "cuda") {
@@ -172,7 +172,7 @@ mod tests {
     fn devices_by_name() {
         assert!(device("cpu", Some(3)).unwrap().is_cpu());
         let error = |name: &str| device(name, None).unwrap_err().to_string();
-        assert!(error("cuda:one").contains("`one` is no number of a GPU"), "{}", error("cuda:one"));
+        assert!(error("cuda:one").contains("the number of a GPU"), "{}", error("cuda:one"));
         for name in ["gpu", "cpu:0", "metal:0", ""] {
             assert!(error(name).contains("unknown device"), "{}", error(name));
         }

@@ -150,8 +150,8 @@ impl<T: Float> Job<'_, T> {
                 let into = &mut sums[position * sums_apart..][..count * channels[1]];
                 // SAFETY: `into` is a map of one row of `count` pixels, used by nobody else.
                 unsafe {
-                    product_here(&windows, (self.panels, position), Shared::new(into.as_mut_ptr()), place)
-                };
+                    product_here(&windows, (self.panels, position), Shared::new(into.as_mut_ptr()), place);
+                }
             }
             vectorised(|| {
                 for (row, tile) in tiles.clone().enumerate() {
