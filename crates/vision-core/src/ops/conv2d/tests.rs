@@ -122,6 +122,18 @@ fn many_blocks_and_large_weights_give_right_gradients() {
     }
 }
 
+/// The margin itself could not be held in memory.
+#[test]
+fn few_windows_over_a_wide_margin() {
+    let (input, weight) = (normal("input", &[1, 2, 5, 4]), normal("weight", &[3, 2, 3, 3]));
+    let args =
+        Conv2dArgs { padding: [1 << 40, 1], stride: [1 << 40, 1], dilation: [1, 1], ..Conv2dArgs::default() };
+    let y = conv2d(&input, &weight, None, &args).unwrap();
+    assert_eq!(y.dims(), [1, 3, 3, 4]);
+    assert_close(&y, &naive(&input, &weight, None, &args), 1e-12, 1e-12).unwrap();
+    gradcheck(|t| conv2d(&t[0], &t[1], None, &args), &[input, weight], 1e-5, 1e-7).unwrap();
+}
+
 #[test]
 fn strided_input_and_weight() {
     let (x, w) = (normal("x", &[5, 2, 3, 6]), normal("w", &[3, 3, 2, 4]));

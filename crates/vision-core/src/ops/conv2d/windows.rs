@@ -46,6 +46,8 @@ impl Grid {
 
 /// Fewer channels than this make runs too short for the kernels, so neighbouring taps are read as one run.
 const FEW_CHANNELS: usize = 16;
+/// Elements that a padded copy may have beyond four times those of its source.
+const MARGIN_ROOM: usize = 1 << 20;
 
 /// The windows of all target pixels, ready to be read.
 pub(super) struct Windows<'a, T> {
@@ -112,10 +114,16 @@ impl<T: Float> Padded<T> {
                 [(-reach[axis][0]).max(0) as usize, after.max(0) as usize]
             })
             .collect();
-        let size = [0, 1].map(|axis| sizes[axis] + margin[axis][0] + margin[axis][1]);
         let c = source.channels;
-        let row_len = size[1] * c;
-        let mut data = vec![T::ZERO; source.batch * size[0] * row_len];
+        let padded = |axis: usize| sizes[axis].checked_add(margin[axis][0])?.checked_add(margin[axis][1]);
+        let size = [padded(0)?, padded(1)?];
+        let row_len = size[1].checked_mul(c)?;
+        let count = source.batch.checked_mul(size[0])?.checked_mul(row_len)?;
+        // With a large stride few windows may reach over a wide margin.
+        if count > MARGIN_ROOM.saturating_add(source.data.len().saturating_mul(4)) {
+            return None;
+        }
+        let mut data = vec![T::ZERO; count];
         let (above, left) = (margin[0][0], margin[1][0] * c);
         let own = source.width * c;
         if own > 0 && source.height > 0 && source.batch > 0 {
