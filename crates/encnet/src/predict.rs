@@ -86,7 +86,8 @@ pub struct ClassArea {
 /// ```no_run
 /// use encnet::{Predictor, View};
 /// # fn main() -> encnet::Result<()> {
-/// let predictor = Predictor::load("runs/encnet/checkpoints/best")?;
+/// // `encnet export` wrote it.
+/// let predictor = Predictor::load("streets.safetensors")?;
 /// let picture = vision_image::open("street.jpg")?;
 /// let found = predictor.predict(&picture, &View::Whole)?;
 /// for area in &found.areas {

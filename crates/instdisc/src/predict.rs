@@ -88,7 +88,8 @@ impl InputRule {
 /// ```no_run
 /// use instdisc::Embedder;
 /// # fn main() -> instdisc::Result<()> {
-/// let embedder = Embedder::load("runs/instdisc/checkpoints/last")?;
+/// // `instdisc export` wrote it.
+/// let embedder = Embedder::load("pictures.safetensors")?;
 /// let picture = vision_image::open("cat.jpg")?;
 /// let feature = embedder.embed(&[picture])?;
 /// println!("{} numbers", feature[0].len());
