@@ -66,13 +66,15 @@ fn rows(table: &Source, mut wanted: BTreeSet<String>, sources: &[Source]) -> Vec
     findings
 }
 
-/// Whether `text` has a function of this name with `#[test]` among the attributes above it.
+/// Whether `text` has a function of this name that is a test, and one that runs.
 fn has_test(text: &str, name: &str) -> bool {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let head = format!("fn {name}(");
     lines.iter().enumerate().any(|(at, line)| {
-        let attributes = lines[..at].iter().rev().take_while(|line| line.starts_with('#'));
-        line.starts_with(&head) && attributes.into_iter().any(|line| *line == "#[test]")
+        let attributes = || lines[..at].iter().rev().take_while(|line| line.starts_with('#'));
+        line.starts_with(&head)
+            && attributes().any(|line| *line == "#[test]")
+            && !attributes().any(|line| line.contains("ignore"))
     })
 }
 
@@ -81,7 +83,8 @@ mod tests {
     use super::super::source;
     use super::*;
 
-    const CODE: &str = "#[test]\n#[ignore]\nfn adds() {}\n\nproptest! {\n    #[test]\n    fn holds(\n    ) {}\n}\nfn helper() {}\n";
+    const CODE: &str = "#[test]\n#[should_panic]\nfn adds() {}\n\nproptest! {\n    #[test]\n    fn holds(\n    ) {}\n}\n\
+                        fn helper() {}\n\n#[test]\n#[cfg_attr(not(slow), ignore)]\nfn sleeps() {}\n";
 
     fn problems(table: &str) -> Vec<String> {
         let sources = [source("a/b.rs", CODE)];
@@ -98,9 +101,10 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        let table = "| 1 | a | `a/b.rs` `helper` |\n| 1 | a | `a/c.rs` |\n| 2 | a | `adds` |\n| 4 | a | `a/b.rs` `add` |\n";
+        let table = "| 1 | a | `a/b.rs` `helper`, `sleeps` |\n| 1 | a | `a/c.rs` |\n| 2 | a | `adds` |\n| 4 | a | `a/b.rs` `add` |\n";
         let want = [
             "A.md: row 1: a/b.rs has no test helper",
+            "A.md: row 1: a/b.rs has no test sleeps",
             "A.md: row 1: is there twice, or is none of the table's",
             "A.md: row 1: there is no a/c.rs",
             "A.md: row 1: names neither a test nor a command",
