@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use vision_datasets::transforms::{SegmentationPipeline, SegmentedPixels};
 use vision_datasets::{
     DataRoot, Dataset, IGNORE_LABEL, Loader, LoaderConfig, RandomSampler, Sampler, SegmentationSet,
-    Segmented, SequentialSampler, Split, open_segmentation_set,
+    SequentialSampler, Split, open_segmentation_set,
 };
 
 use crate::config::train::{Config, DataConfig};
@@ -139,34 +139,11 @@ pub fn whole_loader(config: &Config, set: AnySet, workers: usize) -> Result<Load
     Ok(build(set, pipeline, Arc::new(sampler), loader))
 }
 
-/// Unsized coercion from a set of this kind to the data set the loader wants.
-struct Samples(AnySet);
-
-impl Dataset for Samples {
-    type Sample = Segmented;
-
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    fn get(&self, index: usize) -> vision_datasets::Result<Segmented> {
-        self.0.get(index)
-    }
-
-    fn fingerprint(&self) -> vision_datasets::Fingerprint {
-        self.0.fingerprint()
-    }
-
-    fn sample_name(&self, index: usize) -> String {
-        self.0.sample_name(index)
-    }
-}
-
 fn build(
     set: AnySet,
     pipeline: SegmentationPipeline,
     sampler: Arc<dyn Sampler>,
     config: LoaderConfig,
 ) -> Loader<Batch> {
-    Loader::new(Arc::new(Samples(set)), Arc::new(pipeline), Arc::new(Batch::collate), sampler, config)
+    Loader::new(set, Arc::new(pipeline), Arc::new(Batch::collate), sampler, config)
 }

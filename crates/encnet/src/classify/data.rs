@@ -5,8 +5,8 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use vision_datasets::transforms::{LabelledPixels, Pipeline, Pixels};
 use vision_datasets::{
-    DataRoot, Dataset, Fingerprint, Labelled, LabelledSet, Loader, LoaderConfig, RandomSampler, Sampler,
-    SequentialSampler, Split, open_set,
+    DataRoot, Dataset, LabelledSet, Loader, LoaderConfig, RandomSampler, Sampler, SequentialSampler, Split,
+    open_set,
 };
 use vision_train::to_tensor_nhwc;
 
@@ -130,29 +130,6 @@ pub fn test_loader(config: &Config, set: AnySet, workers: usize) -> Result<Loade
     Ok(build(set, config.data.test_pipeline(), Arc::new(sampler), loader))
 }
 
-/// Unsized coercion from a labelled set to the data set the loader wants.
-struct Samples(AnySet);
-
-impl Dataset for Samples {
-    type Sample = Labelled;
-
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    fn get(&self, index: usize) -> vision_datasets::Result<Labelled> {
-        self.0.get(index)
-    }
-
-    fn fingerprint(&self) -> Fingerprint {
-        self.0.fingerprint()
-    }
-
-    fn sample_name(&self, index: usize) -> String {
-        self.0.sample_name(index)
-    }
-}
-
 fn build(set: AnySet, pipeline: Pipeline, sampler: Arc<dyn Sampler>, config: LoaderConfig) -> Loader<Batch> {
-    Loader::new(Arc::new(Samples(set)), Arc::new(pipeline), Arc::new(Batch::collate), sampler, config)
+    Loader::new(set, Arc::new(pipeline), Arc::new(Batch::collate), sampler, config)
 }
