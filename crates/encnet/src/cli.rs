@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use vision_train::cli::{CliContext, PaperCli, demo, pictures, terminal_progress};
+use vision_train::cli::{CliContext, PaperCli, PictureReader, demo, json, pictures, terminal_progress};
 use vision_train::{Error, Result};
 
 use crate::codewords::{Attention, Usage, attention_sheet};
@@ -97,7 +97,7 @@ fn predict(cli: &CliContext, args: &PredictArgs) -> Result<()> {
     let paths = pictures(&args.pictures)?;
     let out = folder(cli)?;
     let mut lines = String::new();
-    let mut broken = 0;
+    let (mut reader, mut labelled) = (PictureReader::new(cli), 0);
     // Names of files that are written.
     let mut names = Names::default();
     let mut progress = terminal_progress(cli.common.quiet);
@@ -105,16 +105,9 @@ fn predict(cli: &CliContext, args: &PredictArgs) -> Result<()> {
         if cli.ctx.interrupted() {
             return Err(Error::Usage(format!("stopped after {done} of {} pictures", paths.len())));
         }
-        let image = match vision_image::open(path) {
-            Ok(image) => image,
-            Err(error) if broken < cli.common.skip_broken => {
-                broken += 1;
-                tracing::warn!("left out: {error}");
-                continue;
-            }
-            Err(error) => return Err(error.into()),
-        };
+        let Some(image) = reader.open(path)? else { continue };
         let found = predictor.predict(&image, &view)?;
+        labelled += 1;
         let name = names.unique(path);
         write(&out.join(format!("{name}.png")), &predictor.encode(&found, args.submission)?)?;
         if !args.submission {
@@ -127,7 +120,7 @@ fn predict(cli: &CliContext, args: &PredictArgs) -> Result<()> {
     if !args.submission {
         write(&out.join("areas.jsonl"), lines.as_bytes())?;
     }
-    cli.say(format_args!("{} pictures in {}", paths.len() - broken, out.display()));
+    cli.say(format_args!("{labelled} pictures in {}", out.display()));
     Ok(())
 }
 
@@ -173,11 +166,6 @@ fn folder(cli: &CliContext) -> Result<PathBuf> {
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(vision_weights::atomic_write(path, &mut |to| to.write_all(bytes))?)
-}
-
-fn json(value: &impl Serialize) -> Result<String> {
-    serde_json::to_string(value)
-        .map_err(|error| Error::Format { what: "JSON".to_owned(), problem: error.to_string() })
 }
 
 /// Names of files for pictures, told apart where pictures of different folders have the same.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use vision_image::draw::{Tile, sheet};
-use vision_train::cli::{CliContext, PaperCli, demo, pictures};
+use vision_train::cli::{CliContext, PaperCli, PictureReader, demo, json, pictures};
 use vision_train::{Error, Result};
 
 use crate::index::FlatIndex;
@@ -92,22 +92,9 @@ fn embed_all(
     mut each: impl FnMut(&Path, Vec<f32>) -> Result<()>,
 ) -> Result<()> {
     let embedder = Embedder::load(cli.weight_file()?)?;
-    let mut broken = 0;
+    let mut reader = PictureReader::new(cli);
     for block in paths.chunks(BATCH) {
-        let (mut names, mut images) = (Vec::new(), Vec::new());
-        for path in block {
-            match vision_image::open(path) {
-                Ok(image) => {
-                    names.push(path);
-                    images.push(image);
-                }
-                Err(error) if broken < cli.common.skip_broken => {
-                    broken += 1;
-                    tracing::warn!("left out: {error}");
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let (names, images) = reader.open_all(block)?;
         for (path, feature) in names.into_iter().zip(embedder.embed(&images)?) {
             each(path, feature)?;
         }
@@ -125,7 +112,7 @@ struct Embedded<'a> {
 fn predict(cli: &CliContext, args: &PredictArgs) -> Result<()> {
     let mut lines = String::new();
     embed_all(cli, &pictures(&args.pictures)?, |picture, feature| {
-        lines.push_str(&json_line(&Embedded { picture, feature })?);
+        lines.push_str(&json(&Embedded { picture, feature })?);
         lines.push('\n');
         Ok(())
     })?;
@@ -194,7 +181,7 @@ fn search(cli: &CliContext, args: &SearchArgs) -> Result<()> {
             rows.push(row);
         }
         if args.json {
-            cli.say(json_line(&Found { picture, neighbours })?);
+            cli.say(json(&Found { picture, neighbours })?);
         } else {
             cli.say(picture.display());
             for neighbour in neighbours {
@@ -208,9 +195,4 @@ fn search(cli: &CliContext, args: &SearchArgs) -> Result<()> {
         cli.say(format_args!("sheet in {}", path.display()));
     }
     Ok(())
-}
-
-fn json_line(value: &impl Serialize) -> Result<String> {
-    serde_json::to_string(value)
-        .map_err(|error| Error::Format { what: "JSON".to_owned(), problem: error.to_string() })
 }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use vision_train::cli::{CliContext, PaperCli, pictures};
-use vision_train::{Error, Result};
+use vision_train::Result;
+use vision_train::cli::{CliContext, PaperCli, PictureReader, json, pictures};
 
 use super::predict::{Classifier, Guess};
 use super::recipe::ClassifyRecipe;
@@ -53,27 +53,12 @@ struct Found<'a> {
 fn predict(cli: &CliContext, args: &PredictArgs) -> Result<()> {
     let classifier = Classifier::load_on(cli.weight_file()?, &cli.ctx.device)?;
     let paths = pictures(&args.pictures)?;
-    let (mut lines, mut broken) = (String::new(), 0);
+    let (mut lines, mut reader) = (String::new(), PictureReader::new(cli));
     for block in paths.chunks(BATCH) {
-        let (mut names, mut images) = (Vec::new(), Vec::new());
-        for path in block {
-            match vision_image::open(path) {
-                Ok(image) => {
-                    names.push(path);
-                    images.push(image);
-                }
-                Err(error) if broken < cli.common.skip_broken => {
-                    broken += 1;
-                    tracing::warn!("left out: {error}");
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let (names, images) = reader.open_all(block)?;
         for (picture, guesses) in names.into_iter().zip(classifier.classify(&images)?) {
             let classes = guesses.get(..args.top).unwrap_or(&guesses);
-            let line = serde_json::to_string(&Found { picture, classes })
-                .map_err(|error| Error::Format { what: "JSON".to_owned(), problem: error.to_string() })?;
-            lines.push_str(&line);
+            lines.push_str(&json(&Found { picture, classes })?);
             lines.push('\n');
         }
     }

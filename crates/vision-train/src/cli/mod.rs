@@ -27,15 +27,24 @@ use clap::{CommandFactory, FromArgMatches};
 pub use args::Common;
 pub use context::CliContext;
 pub use demo::demo;
-pub use pictures::pictures;
+pub use pictures::{PictureReader, pictures};
 pub use progress::terminal_progress;
 /// [`PaperCli::Own`] of a paper without verbs of its own.
 pub use std::convert::Infallible as NoVerbs;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::recipe::Recipe;
 use args::{Cli, Verb};
 use ranks::Plan;
+
+/// A value as JSON without line breaks.
+///
+/// # Errors
+/// If it has no such form.
+pub fn json(value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(value)
+        .map_err(|error| Error::Format { what: "JSON".to_owned(), problem: error.to_string() })
+}
 
 /// A recipe with a binary.
 pub trait PaperCli: Recipe {

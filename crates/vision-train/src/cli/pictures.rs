@@ -4,6 +4,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use vision_image::Image;
+
+use super::CliContext;
 use crate::error::{Error, Result};
 
 /// The pictures among `paths`, folders searched with all their subfolders, in the order of their names.
@@ -38,4 +41,69 @@ pub fn pictures(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(all)
+}
+
+/// Opens the pictures of a command, of which it leaves out as many broken ones as `--skip-broken` allows.
+pub struct PictureReader {
+    /// How many more may be broken.
+    allowed: usize,
+}
+
+impl PictureReader {
+    /// A reader for one command.
+    pub fn new(cli: &CliContext) -> Self {
+        Self { allowed: cli.common.skip_broken }
+    }
+
+    /// The picture, or `None` if it is left out, which is logged.
+    ///
+    /// # Errors
+    /// If it is missing or broken and no more may be.
+    pub fn open(&mut self, path: &Path) -> Result<Option<Image>> {
+        match vision_image::open(path) {
+            Ok(image) => Ok(Some(image)),
+            Err(error) if self.allowed > 0 => {
+                self.allowed -= 1;
+                tracing::warn!("left out: {error}");
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The pictures of `paths` that are not left out, and their paths.
+    ///
+    /// # Errors
+    /// As [`PictureReader::open`].
+    pub fn open_all<'a>(&mut self, paths: &'a [PathBuf]) -> Result<(Vec<&'a Path>, Vec<Image>)> {
+        let (mut names, mut images) = (Vec::with_capacity(paths.len()), Vec::with_capacity(paths.len()));
+        for path in paths {
+            if let Some(image) = self.open(path)? {
+                names.push(path.as_path());
+                images.push(image);
+            }
+        }
+        Ok((names, images))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_broken_pictures_are_left_out_as_may_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let good = Image::filled(2, 3, &[1, 2, 3]).unwrap();
+        good.save(path("good.png")).unwrap();
+        fs::write(path("broken.png"), "no picture").unwrap();
+        let paths = [path("broken.png"), path("good.png")];
+        let mut reader = PictureReader { allowed: 1 };
+        let (names, images) = reader.open_all(&paths).unwrap();
+        assert_eq!(names, [path("good.png")]);
+        assert_eq!(images[0].data(), good.data());
+        let error = reader.open_all(&paths).unwrap_err().to_string();
+        assert!(error.contains("broken.png"), "{error}");
+    }
 }

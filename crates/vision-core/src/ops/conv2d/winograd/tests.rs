@@ -70,6 +70,26 @@ fn equals_the_plain_form() {
     }
 }
 
+/// What the documentation says of its rounding.
+#[test]
+fn rounds_up_to_three_times_as_coarsely_as_the_plain_form() {
+    for g in cases() {
+        let exact_input = normal::<f64>("input", g.batch * g.input[0] * g.input[1] * g.in_channels);
+        let exact_weight = normal::<f64>("weight", g.out_channels * g.in_channels * 9);
+        let round = |values: &[f64]| values.iter().map(|&x| x as f32).collect::<Vec<f32>>();
+        let (input, weight) = (round(&exact_input), round(&exact_weight));
+        let widen = |values: &[f32]| values.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
+        let exact = kernels::forward(&g, &widen(&input), &widen(&weight), Epilogue::NONE);
+        let error = |got: &[f32]| {
+            let squares = got.iter().zip(&exact).map(|(&got, exact)| (f64::from(got) - exact).powi(2));
+            (squares.sum::<f64>() / exact.len() as f64).sqrt()
+        };
+        let plain = error(&kernels::forward(&g, &input, &weight, Epilogue::NONE));
+        let ours = error(&forward(&g, &input, &pack(&g, &weight), Epilogue::NONE));
+        assert!(ours < 3.0 * plain, "{g:?}: {ours:e} and {plain:e}");
+    }
+}
+
 #[test]
 fn is_chosen_where_it_pays() {
     assert!(cases().iter().all(suits));
