@@ -5,7 +5,7 @@
 //! the input of a tile, 4x4 pixels, and the weights are transformed before, the sums after. With a dilation the pixels
 //! of a tile lie that far apart, so tiles of neighbouring pixels interleave.
 //!
-//! The sums are rounded two to three times as coarsely as those of the plain form, relative to the largest term, and
+//! The sums are rounded up to three times as coarsely as those of the plain form, and
 //! an infinity or NaN in the input reaches all four results of a tile.
 
 #![allow(unsafe_code, reason = "results are written into memory that is not initialised first")]
