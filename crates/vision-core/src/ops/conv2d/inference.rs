@@ -38,7 +38,8 @@ pub struct AfterConv<'a> {
 /// A weight of 3x3 taps that is no variable is kept in a transformed order as well, 16/9 of its size, once a map comes
 /// by that is large enough: convolutions of stride 1 and one group with at least 32 channels on both sides then need 16
 /// multiplications where the plain form has 36 (Winograd's F(2x2, 3x3)). Their rounding errors are up to three times
-/// those of the plain form, and an infinity or NaN reaches up to three more results than it should.
+/// those of the plain form, and an infinity or NaN reaches all results of the tiles it lies in, up to seven more than it
+/// should.
 #[derive(Clone)]
 pub struct PackedConvWeight {
     weight: Tensor,
