@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The training of `encnet train --config camvid` in PyTorch, for comparison of time and result.
 
-    python3 benches/encnet_training.py FOLDER [--fcn] [--epochs 30] [--seed 0] [--threads 2]
+    python3 benches/encnet_training.py FOLDER [--fcn] [--epochs 30] [--eval-every 3] [--seed 0] [--threads 2]
 
 FOLDER holds `train`, `trainannot`, `val`, `valannot`, `test` and `testannot` with pictures and masks of numbers, of which
 11 is no class. Same network, initial distributions, augmentation, objective, optimiser and schedule; other random numbers.
@@ -68,6 +68,7 @@ def main():
     parser.add_argument("folder", type=Path)
     parser.add_argument("--fcn", action="store_true")
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--eval-every", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--max-steps", type=int, help="stop early, to measure time")
@@ -95,7 +96,7 @@ def main():
             if step == args.max_steps:
                 print(f"{step} steps, {step * BATCH / (time.perf_counter() - start):.1f} pictures a second")
                 return
-        if (epoch + 1) % 15 == 0 or epoch + 1 == args.epochs:
+        if (epoch + 1) % args.eval_every == 0 or epoch + 1 == args.epochs:
             seconds = time.perf_counter() - start
             accuracy, miou = measure(model, read(args.folder, "val"))
             print(f"epoch {epoch + 1}  {seconds:.0f} s  loss {value.item():.3f}  val pix_acc {accuracy:.4f} miou {miou:.4f}",

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use vision_train::cli::{CliContext, PaperCli, PictureReader, demo, json, pictures, terminal_progress};
+use vision_train::cli::{CliContext, PaperCli, demo, for_pictures, json, pictures};
 use vision_train::{Error, Result};
 
 use crate::codewords::{Attention, Usage, attention_sheet};
@@ -42,8 +42,11 @@ pub struct PredictArgs {
     #[arg(long, default_value_t = 0.5, value_name = "SHARE")]
     pub alpha: f32,
     /// Write label files as the benchmark of the training set wants them, and nothing else
-    #[arg(long)]
+    #[arg(long, conflicts_with = "frames")]
     pub submission: bool,
+    /// The pictures are frames of a video: drawings keep their size, and one legend, legend.png, is for all of them
+    #[arg(long)]
+    pub frames: bool,
     /// Pictures, folders of pictures, or frames of a video as a folder of pictures
     #[arg(required = true)]
     pub pictures: Vec<PathBuf>,
@@ -78,7 +81,7 @@ impl PaperCli for EncNetRecipe {
     }
 }
 
-/// One line of `areas.json`.
+/// One line of `areas.jsonl`.
 #[derive(Serialize)]
 struct Found<'a> {
     picture: &'a Path,
@@ -96,32 +99,69 @@ fn predict(cli: &CliContext, args: &PredictArgs) -> Result<()> {
     };
     let paths = pictures(&args.pictures)?;
     let out = folder(cli)?;
-    let mut lines = String::new();
-    let (mut reader, mut labelled) = (PictureReader::new(cli), 0);
+    let mut found = Labelled::default();
+    let ended = label(cli, args, &predictor, &view, &paths, &out, &mut found);
+    // What was found before something went wrong is kept.
+    if !args.submission {
+        write(&out.join("areas.jsonl"), found.lines.as_bytes())?;
+        if args.frames && found.pictures > 0 {
+            predictor.legend(&found.counts)?.save(out.join("legend.png"))?;
+        }
+    }
+    ended?;
+    cli.say(format_args!("{} pictures in {}", found.pictures, out.display()));
+    Ok(())
+}
+
+/// What `predict` has found so far.
+struct Labelled {
+    pictures: usize,
+    /// Lines of `areas.jsonl`.
+    lines: String,
+    /// Pixels of each class.
+    counts: [u64; 256],
+}
+
+impl Default for Labelled {
+    fn default() -> Self {
+        Self { pictures: 0, lines: String::new(), counts: [0; 256] }
+    }
+}
+
+/// Labels pictures one after the other.
+fn label(
+    cli: &CliContext,
+    args: &PredictArgs,
+    predictor: &Predictor,
+    view: &View,
+    paths: &[PathBuf],
+    out: &Path,
+    all: &mut Labelled,
+) -> Result<()> {
     // Names of files that are written.
     let mut names = Names::default();
-    let mut progress = terminal_progress(cli.common.quiet);
-    for (done, path) in paths.iter().enumerate() {
-        if cli.ctx.interrupted() {
-            return Err(Error::Usage(format!("stopped after {done} of {} pictures", paths.len())));
+    for_pictures(cli, "labelling", paths, 1, |paths, images| {
+        for (picture, image) in paths.into_iter().zip(images) {
+            let found = predictor.predict(image, view)?;
+            let name = names.unique(picture);
+            write(&out.join(format!("{name}.png")), &predictor.encode(&found, args.submission)?)?;
+            if !args.submission {
+                let drawing = if args.frames {
+                    predictor.overlay(image, &found, args.alpha)?
+                } else {
+                    predictor.draw(image, &found, args.alpha)?
+                };
+                drawing.save(out.join(format!("{name}.drawing.png")))?;
+                for (all, here) in all.counts.iter_mut().zip(found.labels.counts()) {
+                    *all += here;
+                }
+                all.lines.push_str(&json(&Found { picture, areas: found.areas })?);
+                all.lines.push('\n');
+            }
+            all.pictures += 1;
         }
-        let Some(image) = reader.open(path)? else { continue };
-        let found = predictor.predict(&image, &view)?;
-        labelled += 1;
-        let name = names.unique(path);
-        write(&out.join(format!("{name}.png")), &predictor.encode(&found, args.submission)?)?;
-        if !args.submission {
-            predictor.draw(&image, &found, args.alpha)?.save(out.join(format!("{name}.drawing.png")))?;
-            lines.push_str(&json(&Found { picture: path, areas: found.areas })?);
-            lines.push('\n');
-        }
-        progress.message(&format!("{} of {}: {}", done + 1, paths.len(), path.display()));
-    }
-    if !args.submission {
-        write(&out.join("areas.jsonl"), lines.as_bytes())?;
-    }
-    cli.say(format_args!("{labelled} pictures in {}", out.display()));
-    Ok(())
+        Ok(())
+    })
 }
 
 /// What `codewords.json` holds.
@@ -135,12 +175,14 @@ fn codewords(cli: &CliContext, args: &CodewordsArgs) -> Result<()> {
     let predictor = Predictor::load_on(cli.weight_file()?, &cli.ctx.device)?;
     let paths = pictures(&args.pictures)?;
     let out = folder(cli)?;
-    let mut seen = Vec::new();
-    for path in &paths {
-        let image = vision_image::open(path)?;
-        let attention = Attention::of(&predictor, &image)?;
-        seen.push((image, attention));
-    }
+    let (mut names, mut seen) = (Vec::new(), Vec::new());
+    for_pictures(cli, "looking", &paths, 1, |paths, images| {
+        for (path, image) in paths.into_iter().zip(images) {
+            names.push(path.to_owned());
+            seen.push((image.clone(), Attention::of(&predictor, image)?));
+        }
+        Ok(())
+    })?;
     let (usage, sheet) = attention_sheet(&seen, args.top, args.cell)?;
     for usage in usage.iter().take(args.top) {
         cli.say(format_args!(
@@ -151,7 +193,7 @@ fn codewords(cli: &CliContext, args: &CodewordsArgs) -> Result<()> {
         ));
     }
     sheet.save(out.join("codewords.png"))?;
-    let file = CodewordsFile { pictures: &paths, codewords: usage };
+    let file = CodewordsFile { pictures: &names, codewords: usage };
     write(&out.join("codewords.json"), json(&file)?.as_bytes())?;
     cli.say(format_args!("{} and codewords.json", out.join("codewords.png").display()));
     Ok(())

@@ -117,15 +117,9 @@ pub fn open(config: &DataConfig, classes: usize, data: &DataRoot, split: Split) 
 /// # Errors
 /// If the batch size is zero.
 pub fn train_loader(config: &Config, set: AnySet, skip_broken: usize) -> Result<Loader<Batch>> {
-    let sampler =
-        RandomSampler::new(set.len(), config.data.batch_size, config.run.seed, config.data.drop_last)?;
-    let loader = LoaderConfig {
-        workers: config.run.workers,
-        prefetch: config.run.prefetch,
-        seed: config.run.seed,
-        skip_broken,
-    };
-    Ok(build(set, config.data.train_pipeline(), Arc::new(sampler), loader))
+    let (data, run) = (&config.data, &config.run);
+    let sampler = RandomSampler::new(set.len(), data.batch_size, run.seed, data.drop_last)?;
+    Ok(build(set, data.train_pipeline(), sampler, run.train_loader(skip_broken)))
 }
 
 /// Batches of `set` in order, as they are measured whole. Pictures of different sizes need a batch size of 1.
@@ -133,17 +127,15 @@ pub fn train_loader(config: &Config, set: AnySet, skip_broken: usize) -> Result<
 /// # Errors
 /// If the batch size is zero.
 pub fn whole_loader(config: &Config, set: AnySet, workers: usize) -> Result<Loader<Batch>> {
-    let pipeline = config.data.whole_pipeline();
     let sampler = SequentialSampler::new(set.len(), config.eval.batch_size)?;
-    let loader = LoaderConfig { workers, prefetch: 4, seed: config.run.seed, skip_broken: 0 };
-    Ok(build(set, pipeline, Arc::new(sampler), loader))
+    Ok(build(set, config.data.whole_pipeline(), sampler, config.run.eval_loader(workers)))
 }
 
 fn build(
     set: AnySet,
     pipeline: SegmentationPipeline,
-    sampler: Arc<dyn Sampler>,
+    sampler: impl Sampler + 'static,
     config: LoaderConfig,
 ) -> Loader<Batch> {
-    Loader::new(set, Arc::new(pipeline), Arc::new(Batch::collate), sampler, config)
+    Loader::new(set, Arc::new(pipeline), Arc::new(Batch::collate), Arc::new(sampler), config)
 }

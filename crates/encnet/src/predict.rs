@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use vision_core::params::ParamStore;
 use vision_core::rng::Key;
 use vision_core::{FeatureMap, Pass};
-use vision_image::draw::{LabelStyle, beside, legend, overlay};
+use vision_image::draw::{LabelStyle, beside, legend_of, overlay};
 use vision_image::{Image, LabelMap, encode_indexed, normalise};
 
 use crate::argmax::argmax;
@@ -239,9 +239,26 @@ impl Predictor {
     /// # Errors
     /// If the prediction is of a picture of another size.
     pub fn draw(&self, image: &Image, found: &Prediction, alpha: f32) -> Result<Image> {
+        let parts = [self.overlay(image, found, alpha)?, self.legend(&found.labels.counts())?];
+        Ok(beside(&parts, 8, [255; 3])?)
+    }
+
+    /// [`draw`](Self::draw) without the legend: of the picture's own size, as frames of a video have to be.
+    ///
+    /// # Errors
+    /// As [`draw`](Self::draw).
+    pub fn overlay(&self, image: &Image, found: &Prediction, alpha: f32) -> Result<Image> {
         let style = LabelStyle { alpha, ..LabelStyle::new(&self.classes.palette) };
-        let names = legend(&found.labels, &self.classes.names, &style)?;
-        Ok(beside(&[overlay(image, &found.labels, &style)?, names], 8, [255; 3])?)
+        Ok(overlay(image, &found.labels, &style)?)
+    }
+
+    /// Names, colours and shares of the classes that occur, from the number of pixels of each label
+    /// ([`LabelMap::counts`]), of one picture or of many together.
+    ///
+    /// # Errors
+    /// If a label that occurs is no class.
+    pub fn legend(&self, counts: &[u64; 256]) -> Result<Image> {
+        Ok(legend_of(counts, &self.classes.names, &LabelStyle::new(&self.classes.palette))?)
     }
 
     /// A PNG file of the labels with the classes' colours as its palette: looks like a drawing, reads as numbers. With

@@ -146,6 +146,24 @@ fn from_a_folder_to_labels() {
         }
     }
 
+    // Frames of a video keep their size, and what was found before a broken one is kept.
+    let (video, frames) = (folder.path().join("video"), folder.path().join("frames"));
+    fs::create_dir_all(&frames).unwrap();
+    for name in ["0.png", "1.png"] {
+        fs::copy(pictures.join(name), frames.join(name)).unwrap();
+    }
+    fs::write(frames.join("2.png"), b"cut").unwrap();
+    let mut predict = encnet("predict");
+    predict.arg("--weights").arg(&weights).args(["--frames", "--out"]).arg(&video).arg(&frames);
+    fail(&mut predict, 2, &["2.png"]);
+    for name in ["0.drawing.png", "1.drawing.png"] {
+        let drawing = vision_image::open(video.join(name)).unwrap();
+        assert_eq!((drawing.width(), drawing.height()), (32, 24));
+    }
+    assert_eq!(fs::read_to_string(video.join("areas.jsonl")).unwrap().lines().count(), 2);
+    vision_image::open(video.join("legend.png")).unwrap();
+    assert!(succeed(predict.args(["--skip-broken", "1"])).contains("2 pictures"));
+
     let said = succeed(
         encnet("codewords")
             .arg("--weights")

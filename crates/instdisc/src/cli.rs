@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use vision_image::draw::{Tile, sheet};
-use vision_train::cli::{CliContext, PaperCli, PictureReader, demo, json, pictures};
+use vision_train::cli::{CliContext, JsonLines, PaperCli, demo, for_pictures, json, pictures};
 use vision_train::{Error, Result};
 
 use crate::index::FlatIndex;
@@ -92,15 +92,9 @@ fn embed_all(
     mut each: impl FnMut(&Path, Vec<f32>) -> Result<()>,
 ) -> Result<()> {
     let embedder = Embedder::load(cli.weight_file()?)?;
-    let mut reader = PictureReader::new(cli);
-    for block in paths.chunks(BATCH) {
-        let (names, images) = reader.open_all(block)?;
-        for (path, feature) in names.into_iter().zip(embedder.embed(&images)?) {
-            each(path, feature)?;
-        }
-        tracing::info!(pictures = paths.len(), "embedding");
-    }
-    Ok(())
+    for_pictures(cli, "embedding", paths, BATCH, |names, images| {
+        names.into_iter().zip(embedder.embed(images)?).try_for_each(|(path, feature)| each(path, feature))
+    })
 }
 
 #[derive(Serialize)]
@@ -110,21 +104,12 @@ struct Embedded<'a> {
 }
 
 fn predict(cli: &CliContext, args: &PredictArgs) -> Result<()> {
-    let mut lines = String::new();
-    embed_all(cli, &pictures(&args.pictures)?, |picture, feature| {
-        lines.push_str(&json(&Embedded { picture, feature })?);
-        lines.push('\n');
-        Ok(())
-    })?;
-    match &cli.common.out {
-        Some(out) => {
-            let mut write = |to: &mut dyn std::io::Write| to.write_all(lines.as_bytes());
-            vision_weights::atomic_write(out, &mut write)?;
-            cli.say(format_args!("{} features in {}", lines.lines().count(), out.display()));
-        }
-        None => cli.say(lines.trim_end()),
-    }
-    Ok(())
+    let mut lines = JsonLines::new(cli);
+    let ended = embed_all(cli, &pictures(&args.pictures)?, |picture, feature| {
+        lines.push(&Embedded { picture, feature })
+    });
+    lines.finish()?;
+    ended
 }
 
 fn index(cli: &CliContext, args: &IndexArgs) -> Result<()> {

@@ -10,13 +10,14 @@ use vision_datasets::{DataRoot, Dataset, Split};
 use vision_eval::Value;
 use vision_train::optim::OptimiserConfig;
 use vision_train::{
-    Context, Error as TrainError, Loaders, Losses, ParamGroup, Plot, Recipe, Report, Schedule, Step,
+    Context, Error as TrainError, LabelledBatch, Loaders, Losses, ParamGroup, Plot, Recipe, Report, Schedule,
+    Step,
 };
 use vision_weights::{Array, LoadReport, StateDict};
 
 use crate::bank::MemoryBank;
 use crate::config::train::Config;
-use crate::data::{self, Batch};
+use crate::data;
 use crate::error::{Error, Result};
 use crate::evaluate;
 use crate::loss::Criterion;
@@ -153,7 +154,7 @@ impl Recipe for InstDiscRecipe {
         },
     ];
     type Config = Config;
-    type Batch = Batch;
+    type Batch = LabelledBatch;
 
     fn build(cfg: &Config, params: &ParamStore, ctx: &Context) -> vision_train::Result<Self> {
         let model = InstDisc::new(&cfg.model, params.var_builder()).map_err(TrainError::from)?;
@@ -172,7 +173,7 @@ impl Recipe for InstDiscRecipe {
         Ok(weights::load(params, state)?)
     }
 
-    fn loaders(cfg: &Config, data: &DataRoot, ctx: &Context) -> vision_train::Result<Loaders<Batch>> {
+    fn loaders(cfg: &Config, data: &DataRoot, ctx: &Context) -> vision_train::Result<Loaders<LabelledBatch>> {
         let set = data::open(&cfg.data, data, cfg.data.train_split)?;
         let fingerprint = set.fingerprint();
         Ok(Loaders { train: data::train_loader(cfg, set, ctx.skip_broken)?, fingerprint })
@@ -213,13 +214,13 @@ impl Recipe for InstDiscRecipe {
         cfg.sgd.into()
     }
 
-    fn losses(&mut self, batch: &Batch, step: &Step) -> vision_train::Result<Losses> {
-        let output = self.model.forward(&batch.tensor(&self.device)?, &step.pass())?;
+    fn losses(&mut self, batch: &LabelledBatch, step: &Step) -> vision_train::Result<Losses> {
+        let output = self.model.forward(&batch.pictures(&self.device)?, &step.pass())?;
         let training = self.training.as_mut().ok_or_else(not_started)?;
         let loss = training.criterion.loss(
             &output.embedding,
             &training.bank,
-            &batch.index,
+            &bank_rows(batch)?,
             step.key.fold("negatives"),
         )?;
         self.pending = Some(output.embedding.detach());
@@ -233,12 +234,13 @@ impl Recipe for InstDiscRecipe {
         Ok(losses)
     }
 
-    fn after_step(&mut self, batch: &Batch, _step: &Step) -> vision_train::Result<()> {
+    fn after_step(&mut self, batch: &LabelledBatch, _step: &Step) -> vision_train::Result<()> {
         let training = self.training.as_mut().ok_or_else(not_started)?;
         if let Some(features) = self.pending.take() {
+            let rows = bank_rows(batch)?;
             match &self.ranks {
-                None => training.bank.update(&batch.index, &features),
-                Some(ranks) => training.update_together(&**ranks, &batch.index, &features),
+                None => training.bank.update(&rows, &features),
+                Some(ranks) => training.update_together(&**ranks, &rows, &features),
             }
             .map_err(TrainError::from)?;
         }
@@ -282,17 +284,25 @@ impl Recipe for InstDiscRecipe {
         Ok(evaluate::evaluate(self, cfg, data, split, ctx)?)
     }
 
-    fn batch_len(batch: &Batch) -> usize {
+    fn batch_len(batch: &LabelledBatch) -> usize {
         batch.len()
     }
 
-    fn describe_batch(batch: &Batch) -> Vec<String> {
+    fn describe_batch(batch: &LabelledBatch) -> Vec<String> {
         batch.names.clone()
     }
 
     fn eval_split(cfg: &Config) -> Split {
         cfg.data.test_split
     }
+}
+
+/// The rows of the bank that stand for the pictures of `batch`.
+fn bank_rows(batch: &LabelledBatch) -> Result<Vec<u32>> {
+    let row = |&index: &usize| {
+        u32::try_from(index).map_err(|_too_large| Error::size("number of a picture", "below 2^32", index))
+    };
+    batch.index.iter().map(row).collect()
 }
 
 fn not_started() -> TrainError {

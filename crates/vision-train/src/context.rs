@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use candle_core::{DType, Device};
 use vision_core::dist::{Collective, Single};
 
+use crate::sinks::{Count, Silent, Watch};
+
 /// What a recipe may know about the machine and the run. None of it changes a result, but for the number of ranks: each
 /// adds a batch to every step.
 #[derive(Clone, Debug)]
@@ -29,6 +31,8 @@ pub struct Context {
     /// The ranks that train together; [`Single`] if there is only this one. A recipe hands it to layers that work
     /// on the batch of all ranks, and exchanges with it what it keeps besides parameters.
     pub collective: Arc<dyn Collective>,
+    /// Who watches long work besides training.
+    pub watch: Arc<dyn Watch>,
 }
 
 impl Context {
@@ -43,6 +47,7 @@ impl Context {
             skip_broken: 0,
             interrupt: Arc::new(AtomicBool::new(false)),
             collective: Arc::new(Single),
+            watch: Arc::new(Silent),
         }
     }
 
@@ -71,6 +76,11 @@ impl Context {
     /// [`BatchNormConfig::collective`](vision_core::nn::BatchNormConfig::collective) takes.
     pub fn several(&self) -> Option<Arc<dyn Collective>> {
         (self.collective.world_size() > 1).then(|| Arc::clone(&self.collective))
+    }
+
+    /// Begins work of `total` parts, such as measuring so many pictures, that somebody may watch.
+    pub fn count(&self, what: &str, total: usize) -> Count<'_> {
+        Count::new(&*self.watch, what, total)
     }
 
     /// Whether somebody asked the run to stop.

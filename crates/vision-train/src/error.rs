@@ -96,6 +96,9 @@ pub enum Error {
         /// The checkpoint written.
         checkpoint: PathBuf,
     },
+    /// Other work than training was asked to stop; says how far it had come.
+    #[error("{0}")]
+    Stopped(String),
     /// One or more entries of `[expect]` were not met.
     #[error("{missed} of {total} expected results missed")]
     ExpectationMissed {

@@ -4,6 +4,7 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")
 )]
 
+mod batch;
 pub mod checkpoint;
 #[cfg(feature = "cli")]
 pub mod cli;
@@ -21,6 +22,7 @@ pub mod system;
 mod tensor;
 mod trainer;
 
+pub use batch::LabelledBatch;
 pub use config::{NonFinite, RunConfig};
 pub use context::Context;
 pub use error::{Error, Problem, Result};

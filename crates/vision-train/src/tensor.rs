@@ -2,9 +2,8 @@
 
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
+use vision_core::{Error, Result};
 use vision_datasets::transforms::Pixels;
-
-use crate::error::{Error, Result};
 
 /// Stacks pictures of equal size into a `(N, C, H, W)` tensor of f32 on `device`, with one copy to it.
 ///
@@ -43,7 +42,7 @@ pub fn to_tensor_nhwc(pixels: &[Pixels], device: &Device) -> Result<Tensor> {
 /// Height, width and channels of all pictures.
 fn common_size(pixels: &[Pixels]) -> Result<[usize; 3]> {
     let size = |picture: &Pixels| [picture.height, picture.width, picture.channels];
-    let failed = |problem: String| Err(Error::Format { what: "batch of pictures".to_owned(), problem });
+    let failed = |problem: String| Err(Error::argument("batch of pictures", problem));
     let Some(first) = pixels.first().map(size) else {
         return failed("no pictures".to_owned());
     };

@@ -3,6 +3,7 @@
 mod acceptance;
 mod arrows;
 mod commands;
+mod dependencies;
 mod files;
 mod layout;
 mod licences;
@@ -38,6 +39,7 @@ type Rule = (&'static str, fn(&Workspace, &[Source]) -> Result<Vec<Finding>>);
 
 const RULES: &[Rule] = &[
     ("arrows between crates", arrows::check),
+    ("dependencies", |workspace, sources| Ok(dependencies::check(workspace, sources))),
     ("layout of paper crates", layout::check),
     ("places of an op", |_, sources| Ok(ops::check(sources))),
     ("files: length, words, unsafe", |_, sources| Ok(files::check(sources))),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use vision_train::Result;
-use vision_train::cli::{CliContext, PaperCli, PictureReader, json, pictures};
+use vision_train::cli::{CliContext, JsonLines, PaperCli, for_pictures, pictures};
 
 use super::predict::{Classifier, Guess};
 use super::recipe::ClassifyRecipe;
@@ -52,22 +52,13 @@ struct Found<'a> {
 
 fn predict(cli: &CliContext, args: &PredictArgs) -> Result<()> {
     let classifier = Classifier::load_on(cli.weight_file()?, &cli.ctx.device)?;
-    let paths = pictures(&args.pictures)?;
-    let (mut lines, mut reader) = (String::new(), PictureReader::new(cli));
-    for block in paths.chunks(BATCH) {
-        let (names, images) = reader.open_all(block)?;
-        for (picture, guesses) in names.into_iter().zip(classifier.classify(&images)?) {
-            let classes = guesses.get(..args.top).unwrap_or(&guesses);
-            lines.push_str(&json(&Found { picture, classes })?);
-            lines.push('\n');
+    let mut lines = JsonLines::new(cli);
+    let ended = for_pictures(cli, "classifying", &pictures(&args.pictures)?, BATCH, |names, images| {
+        for (picture, guesses) in names.into_iter().zip(classifier.classify(images)?) {
+            lines.push(&Found { picture, classes: guesses.get(..args.top).unwrap_or(&guesses) })?;
         }
-    }
-    match &cli.common.out {
-        Some(out) => {
-            vision_weights::atomic_write(out, &mut |to| to.write_all(lines.as_bytes()))?;
-            cli.say(format_args!("{} pictures in {}", lines.lines().count(), out.display()));
-        }
-        None => cli.say(lines.trim_end()),
-    }
-    Ok(())
+        Ok(())
+    });
+    lines.finish()?;
+    ended
 }

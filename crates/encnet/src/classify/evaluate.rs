@@ -45,6 +45,7 @@ pub fn evaluate(
     let mut accuracy = TopK::new(if classes > 5 { &[1, 5] } else { &[1] })?;
     let mut confusion = Confusion::new(classes)?;
     let (mut entropy, mut count, mut mistakes) = (0.0, 0u64, Vec::new());
+    let mut counted = ctx.count("measuring", set.len());
     for batch in data::test_loader(cfg, set.clone(), ctx.workers)?.epoch(0, 0) {
         let batch = batch?;
         if ctx.interrupted() {
@@ -69,6 +70,7 @@ pub fn evaluate(
                 mistakes.push(Mistake { index, name: name.clone(), label: class, guess, probability });
             }
         }
+        counted.add(batch.len());
     }
     let mut report = Report { values: accuracy.compute(), ..Report::default() };
     report.values.push(Value {

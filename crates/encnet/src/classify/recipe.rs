@@ -9,12 +9,13 @@ use vision_core::params::ParamStore;
 use vision_datasets::{DataRoot, Dataset, LabelledSet, Split};
 use vision_train::optim::OptimiserConfig;
 use vision_train::{
-    Context, Error as TrainError, Loaders, Losses, ParamGroup, Plot, Recipe, Report, Schedule, Step,
+    Context, Error as TrainError, LabelledBatch, Loaders, Losses, ParamGroup, Plot, Recipe, Report, Schedule,
+    Step,
 };
 use vision_weights::{LoadReport, StateDict};
 
 use super::config::Config;
-use super::data::{self, Batch};
+use super::data;
 use super::evaluate;
 use super::predict::names_to_metadata;
 use crate::cifar::CifarNet;
@@ -48,7 +49,7 @@ impl Recipe for ClassifyRecipe {
         Plot { title: "cross entropy of the measured part", names: &["cross_entropy"] },
     ];
     type Config = Config;
-    type Batch = Batch;
+    type Batch = LabelledBatch;
 
     fn build(cfg: &Config, params: &ParamStore, ctx: &Context) -> vision_train::Result<Self> {
         // Normalised over the pictures of all ranks, so that their number changes no result.
@@ -61,7 +62,7 @@ impl Recipe for ClassifyRecipe {
         Ok(weights::load_cifar(params, state)?)
     }
 
-    fn loaders(cfg: &Config, data: &DataRoot, ctx: &Context) -> vision_train::Result<Loaders<Batch>> {
+    fn loaders(cfg: &Config, data: &DataRoot, ctx: &Context) -> vision_train::Result<Loaders<LabelledBatch>> {
         let set = data::open(cfg, data, Split::Train)?;
         let fingerprint = set.fingerprint();
         Ok(Loaders { train: data::train_loader(cfg, set, ctx.skip_broken)?, fingerprint })
@@ -94,7 +95,7 @@ impl Recipe for ClassifyRecipe {
         cfg.sgd.into()
     }
 
-    fn losses(&mut self, batch: &Batch, step: &Step) -> vision_train::Result<Losses> {
+    fn losses(&mut self, batch: &LabelledBatch, step: &Step) -> vision_train::Result<Losses> {
         let logits = self.model.forward(&batch.pictures(&self.device)?, &step.pass())?;
         let targets = batch.targets(&self.device)?;
         Ok(Losses::new(cross_entropy(&logits, &targets, &CrossEntropyArgs::default())?))
@@ -117,11 +118,11 @@ impl Recipe for ClassifyRecipe {
         evaluate::evaluate(self, cfg, data, split, ctx)
     }
 
-    fn batch_len(batch: &Batch) -> usize {
+    fn batch_len(batch: &LabelledBatch) -> usize {
         batch.len()
     }
 
-    fn describe_batch(batch: &Batch) -> Vec<String> {
+    fn describe_batch(batch: &LabelledBatch) -> Vec<String> {
         batch.names.clone()
     }
 }

@@ -97,6 +97,7 @@ fn whole(
     metric: &mut Segmentation,
     worst: &mut Worst,
 ) -> Result<()> {
+    let mut count = ctx.count("measuring", set.len());
     for batch in data::whole_loader(cfg, set.clone(), ctx.workers)?.epoch(0, 0) {
         let batch = batch?;
         stop_if_asked(ctx)?;
@@ -109,6 +110,7 @@ fn whole(
                 judge(index, batch.size, classes.to_vec(), labels, metric, worst)?;
             }
         }
+        count.add(batch.len());
     }
     Ok(())
 }
@@ -123,7 +125,9 @@ fn sliding(
 ) -> Result<()> {
     let ToPixels { mean, std } = cfg.data.normalise;
     let (black, view) = (Normalise { mean, std }.black(), View::Sliding(cfg.eval.sliding.clone()));
-    for index in (0..set.len()).filter(|&index| set.has_labels(index)) {
+    let labelled: Vec<usize> = (0..set.len()).filter(|&index| set.has_labels(index)).collect();
+    let mut count = ctx.count("measuring", labelled.len());
+    for index in labelled {
         stop_if_asked(ctx)?;
         let sample = set.get(index)?;
         let pixels = cfg.data.normalise.convert(&sample.image)?;
@@ -132,6 +136,7 @@ fn sliding(
         let picture = FeatureMap::from_nhwc(Tensor::from_vec(pixels.data, shape, &Device::Cpu)?)?;
         let prediction = classify(recipe.model(), recipe.device(), &picture, black, &view)?;
         judge(index, size, prediction, sample.labels.data(), metric, worst)?;
+        count.add(1);
         tracing::debug!(picture = %sample.name, "measured");
     }
     Ok(())

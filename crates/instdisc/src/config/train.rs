@@ -288,7 +288,7 @@ impl RecipeConfig for Config {
 
 #[cfg(test)]
 mod tests {
-    use vision_train::config::{ConfigSource, load};
+    use vision_train::config::{ConfigSource, flatten, load};
 
     use super::*;
     use crate::bank::BankInit;
@@ -303,20 +303,8 @@ mod tests {
         assert_eq!(preset("paper"), Config::default());
         let file: toml::Table = toml::from_str(PRESETS[0].1).unwrap();
         let default = toml::Table::try_from(Config::default()).unwrap();
-        fn keys(table: &toml::Table, prefix: &str, out: &mut Vec<String>) {
-            for (key, value) in table {
-                match value {
-                    toml::Value::Table(inner) => keys(inner, &format!("{prefix}{key}."), out),
-                    _ => out.push(format!("{prefix}{key}")),
-                }
-            }
-        }
-        let (mut in_file, mut wanted) = (Vec::new(), Vec::new());
-        keys(&file, "", &mut in_file);
-        keys(&default, "", &mut wanted);
-        in_file.sort();
-        wanted.sort();
-        assert_eq!(in_file, wanted);
+        let keys = |table: &toml::Table| flatten(table).into_keys().collect::<Vec<_>>();
+        assert_eq!(keys(&file), keys(&default));
     }
 
     #[test]

@@ -151,9 +151,11 @@ pub fn embed(model: &InstDisc, cfg: &Config, set: &AnySet, ctx: &Context) -> Res
         names: Vec::with_capacity(set.len()),
         fingerprint: set.fingerprint().to_string(),
     };
+    let mut count = ctx.count("embedding", set.len());
     for batch in loader.epoch(0, 0) {
         let batch = batch?;
-        let output = model.forward(&batch.tensor(&ctx.device)?.to_dtype(ctx.dtype)?, &Pass::inference())?;
+        count.add(batch.len());
+        let output = model.forward(&batch.pictures(&ctx.device)?.to_dtype(ctx.dtype)?, &Pass::inference())?;
         let stage = match cfg.eval.features {
             FeatureKind::Embedding | FeatureKind::Pooled => None,
             FeatureKind::Conv1 => Some(0),

@@ -8,6 +8,7 @@ use vision_weights::StateDict;
 
 use super::args::Common;
 use super::logging;
+use super::progress::terminal_watch;
 use crate::checkpoint::{find, read_trainer, weight_file};
 use crate::config::{ConfigSource, Resolved, load};
 use crate::context::Context;
@@ -56,6 +57,7 @@ impl CliContext {
         ctx.threads = threads;
         let data = DataRoot { dir: common.data.clone() };
         let first = place.is_none_or(|place| place.rank == 0);
+        ctx.watch = terminal_watch(common.quiet || !first);
         Ok(Self { common, ctx, data, command_line, name, first })
     }
 

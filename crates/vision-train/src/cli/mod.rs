@@ -11,6 +11,7 @@
 mod args;
 mod context;
 mod demo;
+mod lines;
 mod logging;
 mod pictures;
 mod progress;
@@ -27,14 +28,15 @@ use clap::{CommandFactory, FromArgMatches};
 pub use args::Common;
 pub use context::CliContext;
 pub use demo::demo;
-pub use pictures::{PictureReader, pictures};
-pub use progress::terminal_progress;
+pub use lines::JsonLines;
+pub use pictures::{for_pictures, pictures};
 /// [`PaperCli::Own`] of a paper without verbs of its own.
 pub use std::convert::Infallible as NoVerbs;
 
 use crate::error::{Error, Result};
 use crate::recipe::Recipe;
 use args::{Cli, Verb};
+use progress::terminal_progress;
 use ranks::Plan;
 
 /// A value as JSON without line breaks.

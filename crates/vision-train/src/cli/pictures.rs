@@ -43,23 +43,45 @@ pub fn pictures(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     Ok(all)
 }
 
-/// Opens the pictures of a command, of which it leaves out as many broken ones as `--skip-broken` allows.
-pub struct PictureReader {
+/// Hands the pictures of a command to `each`, up to `block` of them at a time with their paths.
+///
+/// As many broken ones as `--skip-broken` allows are left out, which is logged; `doing`, such as "labelling", is what
+/// people see of it while it goes.
+///
+/// # Errors
+/// If a picture is missing or broken and no more may be, if somebody interrupts, and whatever `each` reports.
+pub fn for_pictures(
+    cli: &CliContext,
+    doing: &str,
+    paths: &[PathBuf],
+    block: usize,
+    mut each: impl FnMut(Vec<&Path>, &[Image]) -> Result<()>,
+) -> Result<()> {
+    let mut reader = PictureReader { allowed: cli.common.skip_broken };
+    let mut count = cli.ctx.count(doing, paths.len());
+    for (number, paths_here) in paths.chunks(block.max(1)).enumerate() {
+        if cli.ctx.interrupted() {
+            let done = number * block.max(1);
+            return Err(Error::Stopped(format!("{doing} stopped after {done} of {} pictures", paths.len())));
+        }
+        let (names, images) = reader.open_all(paths_here)?;
+        if !images.is_empty() {
+            each(names, &images)?;
+        }
+        count.add(paths_here.len());
+    }
+    Ok(())
+}
+
+/// Opens pictures, some of which may be broken.
+struct PictureReader {
     /// How many more may be broken.
     allowed: usize,
 }
 
 impl PictureReader {
-    /// A reader for one command.
-    pub fn new(cli: &CliContext) -> Self {
-        Self { allowed: cli.common.skip_broken }
-    }
-
-    /// The picture, or `None` if it is left out, which is logged.
-    ///
-    /// # Errors
-    /// If it is missing or broken and no more may be.
-    pub fn open(&mut self, path: &Path) -> Result<Option<Image>> {
+    /// The picture, or `None` if it is left out.
+    fn open(&mut self, path: &Path) -> Result<Option<Image>> {
         match vision_image::open(path) {
             Ok(image) => Ok(Some(image)),
             Err(error) if self.allowed > 0 => {
@@ -72,10 +94,7 @@ impl PictureReader {
     }
 
     /// The pictures of `paths` that are not left out, and their paths.
-    ///
-    /// # Errors
-    /// As [`PictureReader::open`].
-    pub fn open_all<'a>(&mut self, paths: &'a [PathBuf]) -> Result<(Vec<&'a Path>, Vec<Image>)> {
+    fn open_all<'a>(&mut self, paths: &'a [PathBuf]) -> Result<(Vec<&'a Path>, Vec<Image>)> {
         let (mut names, mut images) = (Vec::with_capacity(paths.len()), Vec::with_capacity(paths.len()));
         for path in paths {
             if let Some(image) = self.open(path)? {

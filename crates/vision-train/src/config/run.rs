@@ -1,6 +1,7 @@
 //! The part of every configuration that steers the training loop.
 
 use serde::{Deserialize, Serialize};
+use vision_datasets::LoaderConfig;
 
 use crate::error::Problem;
 
@@ -91,6 +92,16 @@ impl RunConfig {
         "run.prefetch",
         "run.on_nonfinite",
     ];
+
+    /// How batches for training are prepared; up to `skip_broken` samples that cannot be read are left out.
+    pub fn train_loader(&self, skip_broken: usize) -> LoaderConfig {
+        LoaderConfig { workers: self.workers, prefetch: self.prefetch, seed: self.seed, skip_broken }
+    }
+
+    /// How batches for measuring are prepared, by `workers` threads: every sample must be readable.
+    pub fn eval_loader(&self, workers: usize) -> LoaderConfig {
+        LoaderConfig { workers, prefetch: 4, seed: self.seed, skip_broken: 0 }
+    }
 
     /// Checks ranges; meant to be called from [`RecipeConfig::validate`](crate::RecipeConfig::validate).
     pub fn problems(&self) -> Vec<Problem> {

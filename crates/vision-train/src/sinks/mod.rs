@@ -5,5 +5,5 @@ mod progress;
 mod tensorboard;
 
 pub use metrics::{MetricLog, Row};
-pub use progress::{Progress, Silent, StepInfo};
+pub use progress::{Count, Progress, Silent, StepInfo, Watch};
 pub use tensorboard::{EventWriter, masked_crc};

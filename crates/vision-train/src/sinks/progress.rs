@@ -1,4 +1,4 @@
-//! Telling somebody how training goes, while it goes.
+//! Telling somebody how training, or other long work, goes while it goes.
 
 /// What is known after an optimiser step.
 #[derive(Clone, Debug)]
@@ -31,6 +31,43 @@ pub trait Progress: Send {
     fn finish(&mut self);
 }
 
+/// Somebody who watches work that is counted, such as the pictures of an evaluation.
+pub trait Watch: std::fmt::Debug + Send + Sync {
+    /// Work of `total` parts begins.
+    fn begin(&self, what: &str, total: u64);
+    /// So many parts are done.
+    fn at(&self, done: u64);
+    /// The work is over, well or not.
+    fn end(&self);
+}
+
+/// Work that somebody watches; it is over when this is dropped.
+#[derive(Debug)]
+pub struct Count<'a> {
+    watch: &'a dyn Watch,
+    done: u64,
+}
+
+impl<'a> Count<'a> {
+    /// Begins work of `total` parts.
+    pub fn new(watch: &'a dyn Watch, what: &str, total: usize) -> Self {
+        watch.begin(what, total as u64);
+        Self { watch, done: 0 }
+    }
+
+    /// So many more parts are done.
+    pub fn add(&mut self, parts: usize) {
+        self.done += parts as u64;
+        self.watch.at(self.done);
+    }
+}
+
+impl Drop for Count<'_> {
+    fn drop(&mut self) {
+        self.watch.end();
+    }
+}
+
 /// Nobody watches.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Silent;
@@ -40,4 +77,10 @@ impl Progress for Silent {
     fn step(&mut self, _info: &StepInfo<'_>) {}
     fn message(&mut self, _text: &str) {}
     fn finish(&mut self) {}
+}
+
+impl Watch for Silent {
+    fn begin(&self, _what: &str, _total: u64) {}
+    fn at(&self, _done: u64) {}
+    fn end(&self) {}
 }
