@@ -3,7 +3,7 @@
 use candle_core::DType;
 use serde::Serialize;
 use vision_core::Pass;
-use vision_image::draw::{Tile, sheet};
+use vision_image::draw::{Tile, sheet, titled};
 use vision_image::{Filter, Image, resize};
 
 use crate::error::{Error, Result};
@@ -112,7 +112,8 @@ impl Attention {
     }
 }
 
-/// One row per picture: the picture, and the `top` codewords that all pictures together use most.
+/// One row per picture: the picture, and the `top` codewords that all pictures together use most, each under its number
+/// and mean share.
 ///
 /// # Errors
 /// If there is no picture, or models differ between them.
@@ -122,6 +123,8 @@ pub fn attention_sheet(
     cell: u32,
 ) -> Result<(Vec<Usage>, Image)> {
     let codes = pictures.first().map_or(0, |(_, attention)| attention.codes());
+    const GAP: u32 = 6;
+    const PAPER: [u8; 3] = [255; 3];
     let mut overall: Vec<Usage> =
         (0..codes).map(|codeword| Usage { codeword, share: 0.0, first: 0.0 }).collect();
     for (_, attention) in pictures {
@@ -142,5 +145,11 @@ pub fn attention_sheet(
         }
         rows.push(row);
     }
-    Ok((overall, sheet(&rows, cell, 6, [255; 3])?))
+    let mut titles = vec![String::new()];
+    let title =
+        |usage: &Usage| format!("codeword {}\n{:.1} % of positions", usage.codeword, 100.0 * usage.share);
+    titles.extend(overall.iter().take(top).map(title));
+    let plain = sheet(&rows, cell, GAP, PAPER)?;
+    let sheet = titled(&plain, &titles, cell, GAP, PAPER)?;
+    Ok((overall, sheet))
 }

@@ -4,7 +4,7 @@ use vision_datasets::{IGNORE_LABEL, SampleRng};
 use vision_eval::Value;
 use vision_eval::segmentation::{AbsentClass, Segmentation};
 use vision_image::LabelMap;
-use vision_image::draw::{LabelStyle, Tile, heat_map, overlay, sheet};
+use vision_image::draw::{LabelStyle, Tile, heat_map, overlay, sheet, titled};
 use vision_train::{Picture, Report, Table};
 
 use super::Judged;
@@ -33,6 +33,7 @@ pub(super) fn report(cfg: &Config, set: &AnySet, metric: &Segmentation, worst: &
         });
     }
     if !worst.is_empty() {
+        report.tables.push(worst_table(set, worst));
         report.pictures.push(worst_sheet(cfg, set, worst)?);
     }
     Ok(report)
@@ -98,9 +99,22 @@ fn classes(set: &AnySet, metric: &Segmentation) -> Table {
     }
 }
 
+/// What the pictures of the sheet are called.
+fn worst_table(set: &AnySet, worst: &[Judged]) -> Table {
+    let row =
+        |judged: &Judged| vec![set.sample_name(judged.index), format!("{:.2}", 100.0 * judged.accuracy)];
+    Table {
+        title: "Most wrong pixels".to_owned(),
+        header: ["picture", "pixels right, in percent"].map(str::to_owned).into(),
+        rows: worst.iter().map(row).collect(),
+    }
+}
+
 /// Rows of picture, prediction and labels.
 fn worst_sheet(cfg: &Config, set: &AnySet, worst: &[Judged]) -> Result<Picture> {
     const CELL: u32 = 160;
+    const GAP: u32 = 6;
+    const PAPER: [u8; 3] = [255; 3];
     let style = LabelStyle {
         alpha: 0.7,
         ignore: Some(IGNORE_LABEL),
@@ -123,14 +137,11 @@ fn worst_sheet(cfg: &Config, set: &AnySet, worst: &[Judged]) -> Result<Picture> 
             Tile::new(overlay(&sample.image, &sample.labels, &style)?),
         ]);
     }
-    let lowest = worst.first().map_or(0.0, |judged| judged.accuracy);
+    let plain = sheet(&rows, CELL, GAP, PAPER)?;
     Ok(Picture {
         name: "worst".to_owned(),
-        caption: format!(
-            "The pictures with the most wrong pixels, worst first ({:.1} % right): picture, prediction, labels",
-            100.0 * lowest
-        ),
-        image: sheet(&rows, CELL, 6, [255; 3])?,
+        caption: "The pictures with the most wrong pixels, worst first; the table has their names".to_owned(),
+        image: titled(&plain, &["picture", "prediction", "labels"], CELL, GAP, PAPER)?,
     })
 }
 

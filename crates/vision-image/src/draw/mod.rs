@@ -11,7 +11,7 @@ mod sheet;
 pub use font::{GLYPH_HEIGHT, GLYPH_WIDTH, text, text_upward, text_width};
 pub use heat_map::heat_map;
 pub use labels::{LabelStyle, beside, legend, legend_of, overlay};
-pub use sheet::{Tile, sheet};
+pub use sheet::{Tile, sheet, titled};
 
 use crate::picture::{Image, luma};
 

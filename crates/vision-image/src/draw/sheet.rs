@@ -1,6 +1,6 @@
 //! Contact sheets: rows of pictures in equal cells.
 
-use super::outline;
+use super::{GLYPH_HEIGHT, outline, text};
 use crate::error::{Error, Result};
 use crate::picture::Image;
 use crate::resample::{Filter, resize};
@@ -56,6 +56,35 @@ pub fn sheet(rows: &[Vec<Tile>], cell: u32, gap: u32, background: [u8; 3]) -> Re
             let at = |index: usize| (u64::from(gap) + index as u64 * pitch) as u32;
             place(&mut out, tile, at(column), at(row), cell, gap, background)?;
         }
+    }
+    Ok(out)
+}
+
+/// A [`sheet`] with a title above each of its columns, in black; `cell`, `gap` and `background` as the sheet has them.
+///
+/// Titles may have several lines. What is wider than a column runs into the next one.
+///
+/// # Errors
+/// `TooLarge` if the result exceeds [`crate::MAX_PIXELS`].
+pub fn titled(
+    sheet: &Image,
+    titles: &[impl AsRef<str>],
+    cell: u32,
+    gap: u32,
+    background: [u8; 3],
+) -> Result<Image> {
+    let lines = titles.iter().map(|title| title.as_ref().lines().count()).max().unwrap_or(0) as u64;
+    let head = lines.saturating_mul(u64::from(GLYPH_HEIGHT) + 2).saturating_add(u64::from(gap));
+    let height = head.saturating_add(u64::from(sheet.height()));
+    let (Ok(rows), Ok(head)) = (u32::try_from(height), u32::try_from(head)) else {
+        return Err(Error::TooLarge { width: sheet.width().into(), height, limit: crate::MAX_PIXELS });
+    };
+    let mut out = Image::filled(sheet.width(), rows, &background)?;
+    copy(&mut out, &sheet.over(background), 0, head);
+    for (column, title) in (0_u64..).zip(titles) {
+        let left = u64::from(gap) + column * (u64::from(cell) + u64::from(gap));
+        let (Ok(left), Ok(top)) = (i32::try_from(left), i32::try_from(gap)) else { break };
+        text(&mut out, left, top, title.as_ref(), [0; 3]);
     }
     Ok(out)
 }
@@ -135,6 +164,23 @@ mod tests {
         assert_eq!((out.width(), out.height()), (4, 4));
         assert_eq!(out.pixel(0, 3), Some(&[1, 2, 3][..]));
         assert_eq!(out.pixel(1, 1), Some(&[50; 3][..]));
+    }
+
+    #[test]
+    fn titles_stand_above_their_columns() {
+        let tile = || Tile::new(Image::filled(4, 4, &[50, 60, 70]).unwrap());
+        let plain = sheet(&[vec![tile(), tile()]], 20, 3, [255; 3]).unwrap();
+        let out = titled(&plain, &["a\nb", "|"], 20, 3, [255; 3]).unwrap();
+        let head = 3 + 2 * (GLYPH_HEIGHT + 2);
+        assert_eq!((out.width(), out.height()), (plain.width(), plain.height() + head));
+        let below = out.data()[head as usize * out.stride()..].to_vec();
+        assert_eq!(below, plain.data());
+        let inked: Vec<u32> =
+            (0..out.width()).filter(|&x| (0..head).any(|y| out.pixel(x, y) == Some(&[0; 3][..]))).collect();
+        assert!(inked.iter().all(|x| (3..8).contains(x) || (26..31).contains(x)), "{inked:?}");
+        assert!(inked.contains(&28) && inked.iter().any(|&x| x < 8));
+        let first_line = (3..3 + GLYPH_HEIGHT).any(|y| out.pixel(28, y) == Some(&[0; 3][..]));
+        assert!(first_line && out.pixel(28, 3 + GLYPH_HEIGHT + 2) == Some(&[255; 3][..]));
     }
 
     #[test]
