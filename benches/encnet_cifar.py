@@ -2,7 +2,7 @@
 """The training of `encnet-classify train --config digits` and `--config cifar10` in PyTorch, for comparison of time and result.
 
     python3 benches/encnet_cifar.py digits [--seed 0] [--threads 2] [--epochs 8] [--plain]
-    python3 benches/encnet_cifar.py cifar10 FOLDER [--wide]
+    python3 benches/encnet_cifar.py cifar10 FOLDER [--wide] [--widen 4] [--codes 16] [--epochs 600]
 
 `digits` reads the digits of this repository, FOLDER holds CIFAR-10's `data_batch_1.bin` to `test_batch.bin`. Same network,
 initial distributions, augmentation, objective, optimiser and schedule; other random numbers.
@@ -128,6 +128,8 @@ def main():
     parser.add_argument("set", choices=["digits", "cifar10"])
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--wide", action="store_true", help="cifar10-wide")
+    parser.add_argument("--widen", type=int, help="channels of the first stage, in sixteens")
+    parser.add_argument("--codes", type=int, help="codewords of each layer")
     parser.add_argument("--plain", action="store_true", help="the network without encoding")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--seed", type=int, default=0)
@@ -146,7 +148,7 @@ def main():
         widen, codes = (8, 32) if args.wide else (4, 16)
         epochs, size, rate, pad, flip = 600, 128, 0.1, 4, True
         constants = [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]
-    epochs = args.epochs or epochs
+    epochs, widen, codes = args.epochs or epochs, args.widen or widen, args.codes or codes
     model = CifarNet(widen, 0 if args.plain else codes)
     # The scales of the encoding are drawn, so they are no parameters here.
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters")

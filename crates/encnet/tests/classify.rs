@@ -162,9 +162,10 @@ fn from_a_folder_to_classes() {
         program("predict")
             .arg("--weights")
             .arg(&weights)
-            .args(["--top", "1"])
+            .args(["--top", "1", "--quiet"])
             .arg(data.join("test/dark/6.png")),
     );
+    // Results are no messages.
     let line: Value = serde_json::from_str(&said).unwrap();
     assert_eq!(line["classes"].as_array().unwrap().len(), 1);
 }

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use vision_image::{Image, LabelMap, encode_indexed, open_labels};
 
@@ -177,6 +177,19 @@ fn from_a_folder_to_labels() {
     let file: serde_json::Value = serde_json::from_str(&file).unwrap();
     assert_eq!(file["codewords"].as_array().unwrap().len(), 4);
     assert!(found.join("codewords.png").is_file());
+}
+
+#[test]
+fn training_goes_on_when_nobody_listens_any_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = street(&folder.path().join("data"));
+    let run = folder.path().join("run");
+    let mut command = training(&data, &run);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop((child.stdout.take(), child.stderr.take()));
+    assert!(child.wait().unwrap().success());
+    assert_eq!(steps(&run).len(), 2 * 8);
+    assert!(run.join("report.html").is_file());
 }
 
 #[test]

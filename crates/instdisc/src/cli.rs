@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use vision_image::draw::{Tile, sheet};
-use vision_train::cli::{CliContext, JsonLines, PaperCli, demo, for_pictures, json, pictures};
+use vision_train::cli::{CliContext, JsonLines, PaperCli, demo, for_pictures, pictures};
 use vision_train::{Error, Result};
 
 use crate::index::FlatIndex;
@@ -62,7 +62,7 @@ pub struct SearchArgs {
     /// Write a sheet of the pictures and their neighbours to this PNG file
     #[arg(long, value_name = "FILE")]
     pub sheet: Option<PathBuf>,
-    /// Print one JSON object per line
+    /// Print one JSON object per line, or write them to the file of --out
     #[arg(long)]
     pub json: bool,
     /// Pictures, or folders of pictures
@@ -148,8 +148,8 @@ fn search(cli: &CliContext, args: &SearchArgs) -> Result<()> {
     let index = FlatIndex::open(&args.index)?;
     let paths = pictures(&args.pictures)?;
     let top = args.top.min(index.len());
-    let mut rows = Vec::new();
-    embed_all(cli, &paths, |picture, feature| {
+    let (mut rows, mut lines) = (Vec::new(), JsonLines::new(cli));
+    let ended = embed_all(cli, &paths, |picture, feature| {
         let mut neighbours = Vec::new();
         for hit in index.search(&feature, top)?.into_iter().flatten() {
             neighbours.push(FoundNeighbour {
@@ -166,7 +166,7 @@ fn search(cli: &CliContext, args: &SearchArgs) -> Result<()> {
             rows.push(row);
         }
         if args.json {
-            cli.say(json(&Found { picture, neighbours })?);
+            lines.push(&Found { picture, neighbours })?;
         } else {
             cli.say(picture.display());
             for neighbour in neighbours {
@@ -174,7 +174,11 @@ fn search(cli: &CliContext, args: &SearchArgs) -> Result<()> {
             }
         }
         Ok(())
-    })?;
+    });
+    if args.json {
+        lines.finish()?;
+    }
+    ended?;
     if let Some(path) = &args.sheet {
         sheet(&rows, 96, 6, [255, 255, 255])?.save(path)?;
         cli.say(format_args!("sheet in {}", path.display()));

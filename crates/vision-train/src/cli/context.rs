@@ -9,6 +9,7 @@ use vision_weights::StateDict;
 use super::args::Common;
 use super::logging;
 use super::progress::terminal_watch;
+use super::tell::tell;
 use crate::checkpoint::{find, read_trainer, weight_file};
 use crate::config::{ConfigSource, Resolved, load};
 use crate::context::Context;
@@ -131,7 +132,7 @@ impl CliContext {
     /// Prints a line to stdout unless `--quiet`; of several ranks only the first does.
     pub fn say(&self, text: impl std::fmt::Display) {
         if self.speaks() {
-            println!("{text}");
+            tell(text);
         }
     }
 

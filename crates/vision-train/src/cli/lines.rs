@@ -1,13 +1,15 @@
 //! Results as lines of JSON.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
 use super::{CliContext, json};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
-/// Results of a verb, one JSON object per line: printed as they come, or with `--out` written to that file at the end.
+/// Results of a verb, one JSON object per line: printed as they come, with `--quiet` too, or with `--out` written to that
+/// file at the end.
 pub struct JsonLines<'a> {
     cli: &'a CliContext,
     out: Option<PathBuf>,
@@ -24,12 +26,12 @@ impl<'a> JsonLines<'a> {
     /// Adds a line.
     ///
     /// # Errors
-    /// If the value has no form in JSON.
+    /// If the value has no form in JSON, or nobody reads what is printed.
     pub fn push(&mut self, value: &impl Serialize) -> Result<()> {
         let line = json(value)?;
         self.count += 1;
         if self.out.is_none() {
-            self.cli.say(line);
+            writeln!(std::io::stdout(), "{line}").map_err(|error| Error::io("standard output", error))?;
         } else {
             self.text.push_str(&line);
             self.text.push('\n');

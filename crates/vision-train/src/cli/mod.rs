@@ -6,8 +6,6 @@
 //! }
 //! ```
 
-#![allow(clippy::print_stdout, reason = "a command line talks to its user")]
-
 mod args;
 mod context;
 mod demo;
@@ -16,6 +14,7 @@ mod logging;
 mod pictures;
 mod progress;
 mod ranks;
+mod tell;
 mod verbs;
 
 use std::ffi::OsString;
@@ -38,6 +37,7 @@ use crate::recipe::Recipe;
 use args::{Cli, Verb};
 use progress::terminal_progress;
 use ranks::Plan;
+use tell::aside;
 
 /// A value as JSON without line breaks.
 ///
@@ -98,7 +98,7 @@ pub fn run<R: PaperCli>(arguments: Vec<OsString>) -> u8 {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("{who}{error}");
-            eprintln!("error: {who}{error}");
+            aside(format_args!("error: {who}{error}"));
             error.exit_code()
         }
     }
@@ -135,7 +135,7 @@ fn stop_on_interrupt(flag: &Arc<AtomicBool>, speaks: bool) {
         }
         flag.store(true, Ordering::Relaxed);
         if speaks {
-            eprintln!("stopping after this step; interrupt again to stop at once");
+            aside("stopping after this step; interrupt again to stop at once");
         }
     });
     if let Err(error) = installed {

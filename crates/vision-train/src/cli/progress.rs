@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::tell::aside;
 use crate::sinks::{Progress, Silent, StepInfo, Watch};
 
 /// A line at least this often where no bar can be drawn.
@@ -46,7 +47,7 @@ impl Progress for Bar {
     }
 
     fn message(&mut self, text: &str) {
-        if self.0.is_hidden() { eprintln!("{text}") } else { self.0.println(text) }
+        if self.0.is_hidden() { aside(text) } else { self.0.println(text) }
     }
 
     fn finish(&mut self) {
@@ -75,11 +76,11 @@ impl Progress for Lines {
         let done = (info.step - self.first).max(1) as f64;
         let left = self.total.saturating_sub(info.step) as f64;
         let eta = self.begun.elapsed().as_secs_f64() / done * left;
-        eprintln!("step {}/{}  {}  ETA {eta:.0} s", info.step, self.total, short(info));
+        aside(format_args!("step {}/{}  {}  ETA {eta:.0} s", info.step, self.total, short(info)));
     }
 
     fn message(&mut self, text: &str) {
-        eprintln!("{text}");
+        aside(text);
     }
 
     fn finish(&mut self) {}
@@ -175,7 +176,7 @@ impl Watch for CountLines {
             && counted.last.elapsed() >= LINE_EVERY
         {
             counted.last = Instant::now();
-            eprintln!("{}", counted.line(done, counted.begun.elapsed()));
+            aside(counted.line(done, counted.begun.elapsed()));
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::args::TrainArgs;
 use super::stop_on_interrupt;
+use super::tell::aside;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::launch::{Ended, Launcher, Place, Transport, connect, start_local, stop_with_launcher};
@@ -47,7 +48,7 @@ pub(super) fn start(processes: usize, args: &TrainArgs) -> Result<u8> {
     match start_local(&program, &arguments, processes, &interrupt, patience)? {
         Ended::Well => Ok(0),
         Ended::Badly { rank, how, code } => {
-            eprintln!("error: rank {rank} {how}");
+            aside(format_args!("error: rank {rank} {how}"));
             Ok(code)
         }
     }

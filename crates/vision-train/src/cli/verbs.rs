@@ -11,6 +11,7 @@ use vision_eval::Value;
 
 use super::args::{EvalArgs, InfoArgs, TrainArgs};
 use super::context::CliContext;
+use super::tell::tell;
 use super::{PaperCli, ranks, terminal_progress};
 use crate::checkpoint::{Checkpoint, find};
 use crate::config::{Check, ConfigSource, Resolved, check_expectations};
@@ -148,18 +149,18 @@ pub(super) fn info<R: PaperCli>(cli: &CliContext, args: &InfoArgs) -> Result<()>
             "version": R::VERSION,
             "versions": system::versions(),
         });
-        println!("{info:#}");
+        tell(format_args!("{info:#}"));
         return Ok(());
     }
-    println!("{} {}: {}", R::NAME, R::VERSION, R::ABOUT);
-    println!("presets     {}", presets.join(", "));
-    println!("parameters  {}", params.num_parameters());
-    println!("device      {}, {} threads", system::device_name(&cli.ctx.device), cli.ctx.threads);
-    println!("platform    {}", system::platform());
+    tell(format_args!("{} {}: {}", R::NAME, R::VERSION, R::ABOUT));
+    tell(format_args!("presets     {}", presets.join(", ")));
+    tell(format_args!("parameters  {}", params.num_parameters()));
+    tell(format_args!("device      {}, {} threads", system::device_name(&cli.ctx.device), cli.ctx.threads));
+    tell(format_args!("platform    {}", system::platform()));
     for (name, version) in system::versions() {
-        println!("{name:<11} {version}");
+        tell(format_args!("{name:<11} {version}"));
     }
-    println!("\n# {}\n{}", resolved.source, resolved.toml);
+    tell(format_args!("\n# {}\n{}", resolved.source, resolved.toml));
     Ok(())
 }
 
