@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use vision_train::cli::{CliContext, PaperCli, demo, for_pictures, json, pictures};
+use vision_train::cli::{CliContext, JsonLines, PaperCli, demo, for_pictures, json, pictures};
 use vision_train::{Error, Result};
 
 use crate::codewords::{Attention, Usage, attention_sheet};
@@ -99,69 +99,40 @@ fn predict(cli: &CliContext, args: &PredictArgs) -> Result<()> {
     };
     let paths = pictures(&args.pictures)?;
     let out = folder(cli)?;
-    let mut found = Labelled::default();
-    let ended = label(cli, args, &predictor, &view, &paths, &out, &mut found);
-    // What was found before something went wrong is kept.
-    if !args.submission {
-        write(&out.join("areas.jsonl"), found.lines.as_bytes())?;
-        if args.frames && found.pictures > 0 {
-            predictor.legend(&found.counts)?.save(out.join("legend.png"))?;
-        }
-    }
-    ended?;
-    cli.say(format_args!("{} pictures in {}", found.pictures, out.display()));
-    Ok(())
-}
-
-/// What `predict` has found so far.
-struct Labelled {
-    pictures: usize,
-    /// Lines of `areas.jsonl`.
-    lines: String,
-    /// Pixels of each class.
-    counts: [u64; 256],
-}
-
-impl Default for Labelled {
-    fn default() -> Self {
-        Self { pictures: 0, lines: String::new(), counts: [0; 256] }
-    }
-}
-
-/// Labels pictures one after the other.
-fn label(
-    cli: &CliContext,
-    args: &PredictArgs,
-    predictor: &Predictor,
-    view: &View,
-    paths: &[PathBuf],
-    out: &Path,
-    all: &mut Labelled,
-) -> Result<()> {
-    // Names of files that are written.
-    let mut names = Names::default();
-    for_pictures(cli, "labelling", paths, 1, |paths, images| {
+    // Names of files that are written, lines of areas, and the pixels of each class.
+    let (mut names, mut counts) = (Names::default(), [0; 256]);
+    let mut lines = JsonLines::to_file(cli, out.join("areas.jsonl"));
+    let ended = for_pictures(cli, "labelling", &paths, 1, |paths, images| {
         for (picture, image) in paths.into_iter().zip(images) {
-            let found = predictor.predict(image, view)?;
+            let found = predictor.predict(&image, &view)?;
             let name = names.unique(picture);
             write(&out.join(format!("{name}.png")), &predictor.encode(&found, args.submission)?)?;
-            if !args.submission {
-                let drawing = if args.frames {
-                    predictor.overlay(image, &found, args.alpha)?
-                } else {
-                    predictor.draw(image, &found, args.alpha)?
-                };
-                drawing.save(out.join(format!("{name}.drawing.png")))?;
-                for (all, here) in all.counts.iter_mut().zip(found.labels.counts()) {
-                    *all += here;
-                }
-                all.lines.push_str(&json(&Found { picture, areas: found.areas })?);
-                all.lines.push('\n');
+            if args.submission {
+                continue;
             }
-            all.pictures += 1;
+            let drawing = if args.frames {
+                predictor.overlay(&image, &found, args.alpha)?
+            } else {
+                predictor.draw(&image, &found, args.alpha)?
+            };
+            drawing.save(out.join(format!("{name}.drawing.png")))?;
+            for (all, here) in counts.iter_mut().zip(found.labels.counts()) {
+                *all += here;
+            }
+            lines.push(&Found { picture, areas: found.areas })?;
         }
         Ok(())
-    })
+    });
+    // What was found before something went wrong is kept.
+    if !args.submission {
+        lines.finish()?;
+    }
+    if args.frames && counts.iter().any(|&count| count > 0) {
+        predictor.legend(&counts)?.save(out.join("legend.png"))?;
+    }
+    ended?;
+    cli.say(format_args!("{} pictures in {}", names.len(), out.display()));
+    Ok(())
 }
 
 /// What `codewords.json` holds.
@@ -179,7 +150,8 @@ fn codewords(cli: &CliContext, args: &CodewordsArgs) -> Result<()> {
     for_pictures(cli, "looking", &paths, 1, |paths, images| {
         for (path, image) in paths.into_iter().zip(images) {
             names.push(path.to_owned());
-            seen.push((image.clone(), Attention::of(&predictor, image)?));
+            let attention = Attention::of(&predictor, &image)?;
+            seen.push((image, attention));
         }
         Ok(())
     })?;
@@ -215,6 +187,10 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 struct Names(std::collections::BTreeSet<String>);
 
 impl Names {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
     fn unique(&mut self, path: &Path) -> String {
         let stem =
             path.file_stem().map_or_else(|| "picture".into(), |stem| stem.to_string_lossy().into_owned());

@@ -93,7 +93,7 @@ fn embed_all(
 ) -> Result<()> {
     let embedder = Embedder::load(cli.weight_file()?)?;
     for_pictures(cli, "embedding", paths, BATCH, |names, images| {
-        names.into_iter().zip(embedder.embed(images)?).try_for_each(|(path, feature)| each(path, feature))
+        names.into_iter().zip(embedder.embed(&images)?).try_for_each(|(path, feature)| each(path, feature))
     })
 }
 

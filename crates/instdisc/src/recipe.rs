@@ -34,8 +34,8 @@ pub struct InstDiscRecipe {
     model: InstDisc,
     config: Config,
     training: Option<Training>,
-    /// Features of the batch whose gradient is being taken, for the bank.
-    pending: Option<Tensor>,
+    /// Rows and features of the batch whose gradient is being taken, for the bank.
+    pending: Option<(Vec<u32>, Tensor)>,
     /// What the baselines reach on a split: it does not change while the network learns.
     baselines: Mutex<Option<(Split, Vec<Value>)>>,
     device: Device,
@@ -217,13 +217,10 @@ impl Recipe for InstDiscRecipe {
     fn losses(&mut self, batch: &LabelledBatch, step: &Step) -> vision_train::Result<Losses> {
         let output = self.model.forward(&batch.pictures(&self.device)?, &step.pass())?;
         let training = self.training.as_mut().ok_or_else(not_started)?;
-        let loss = training.criterion.loss(
-            &output.embedding,
-            &training.bank,
-            &bank_rows(batch)?,
-            step.key.fold("negatives"),
-        )?;
-        self.pending = Some(output.embedding.detach());
+        let rows = bank_rows(batch)?;
+        let loss =
+            training.criterion.loss(&output.embedding, &training.bank, &rows, step.key.fold("negatives"))?;
+        self.pending = Some((rows, output.embedding.detach()));
         let mut losses = Losses::new(loss.total);
         if let Some(proximal) = loss.proximal {
             losses = losses.with("instance", loss.instance).with("proximal", proximal);
@@ -234,10 +231,9 @@ impl Recipe for InstDiscRecipe {
         Ok(losses)
     }
 
-    fn after_step(&mut self, batch: &LabelledBatch, _step: &Step) -> vision_train::Result<()> {
+    fn after_step(&mut self, _batch: &LabelledBatch, _step: &Step) -> vision_train::Result<()> {
         let training = self.training.as_mut().ok_or_else(not_started)?;
-        if let Some(features) = self.pending.take() {
-            let rows = bank_rows(batch)?;
+        if let Some((rows, features)) = self.pending.take() {
             match &self.ranks {
                 None => training.bank.update(&rows, &features),
                 Some(ranks) => training.update_together(&**ranks, &rows, &features),

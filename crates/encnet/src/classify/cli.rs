@@ -54,7 +54,7 @@ fn predict(cli: &CliContext, args: &PredictArgs) -> Result<()> {
     let classifier = Classifier::load_on(cli.weight_file()?, &cli.ctx.device)?;
     let mut lines = JsonLines::new(cli);
     let ended = for_pictures(cli, "classifying", &pictures(&args.pictures)?, BATCH, |names, images| {
-        for (picture, guesses) in names.into_iter().zip(classifier.classify(images)?) {
+        for (picture, guesses) in names.into_iter().zip(classifier.classify(&images)?) {
             lines.push(&Found { picture, classes: guesses.get(..args.top).unwrap_or(&guesses) })?;
         }
         Ok(())

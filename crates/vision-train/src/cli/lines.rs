@@ -23,6 +23,11 @@ impl<'a> JsonLines<'a> {
         Self { cli, out: cli.common.out.clone(), text: String::new(), count: 0 }
     }
 
+    /// Lines for the file at `path`.
+    pub fn to_file(cli: &'a CliContext, path: PathBuf) -> Self {
+        Self { cli, out: Some(path), text: String::new(), count: 0 }
+    }
+
     /// Adds a line.
     ///
     /// # Errors

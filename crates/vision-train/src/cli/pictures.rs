@@ -49,61 +49,54 @@ pub fn pictures(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
 /// people see of it while it goes.
 ///
 /// # Errors
-/// If a picture is missing or broken and no more may be, if somebody interrupts, and whatever `each` reports.
+/// If a picture is missing or broken and no more may be, after those before it; if somebody interrupts; and whatever
+/// `each` reports.
 pub fn for_pictures(
     cli: &CliContext,
     doing: &str,
     paths: &[PathBuf],
     block: usize,
-    mut each: impl FnMut(Vec<&Path>, &[Image]) -> Result<()>,
+    mut each: impl FnMut(Vec<&Path>, Vec<Image>) -> Result<()>,
 ) -> Result<()> {
-    let mut reader = PictureReader { allowed: cli.common.skip_broken };
+    let (mut allowed, block) = (cli.common.skip_broken, block.max(1));
     let mut count = cli.ctx.count(doing, paths.len());
-    for (number, paths_here) in paths.chunks(block.max(1)).enumerate() {
+    for (number, paths_here) in paths.chunks(block).enumerate() {
         if cli.ctx.interrupted() {
-            let done = number * block.max(1);
+            let done = number * block;
             return Err(Error::Stopped(format!("{doing} stopped after {done} of {} pictures", paths.len())));
         }
-        let (names, images) = reader.open_all(paths_here)?;
+        let (names, images, broken) = open_all(paths_here, &mut allowed);
         if !images.is_empty() {
-            each(names, &images)?;
+            each(names, images)?;
+        }
+        if let Some(error) = broken {
+            return Err(error.into());
         }
         count.add(paths_here.len());
     }
     Ok(())
 }
 
-/// Opens pictures, some of which may be broken.
-struct PictureReader {
-    /// How many more may be broken.
-    allowed: usize,
-}
-
-impl PictureReader {
-    /// The picture, or `None` if it is left out.
-    fn open(&mut self, path: &Path) -> Result<Option<Image>> {
+/// The pictures of `paths` up to the first broken one after `allowed` others, which are left out; and what is wrong with it.
+fn open_all<'a>(
+    paths: &'a [PathBuf],
+    allowed: &mut usize,
+) -> (Vec<&'a Path>, Vec<Image>, Option<vision_image::Error>) {
+    let (mut names, mut images) = (Vec::with_capacity(paths.len()), Vec::with_capacity(paths.len()));
+    for path in paths {
         match vision_image::open(path) {
-            Ok(image) => Ok(Some(image)),
-            Err(error) if self.allowed > 0 => {
-                self.allowed -= 1;
-                tracing::warn!("left out: {error}");
-                Ok(None)
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// The pictures of `paths` that are not left out, and their paths.
-    fn open_all<'a>(&mut self, paths: &'a [PathBuf]) -> Result<(Vec<&'a Path>, Vec<Image>)> {
-        let (mut names, mut images) = (Vec::with_capacity(paths.len()), Vec::with_capacity(paths.len()));
-        for path in paths {
-            if let Some(image) = self.open(path)? {
+            Ok(image) => {
                 names.push(path.as_path());
                 images.push(image);
             }
+            Err(error) if *allowed > 0 => {
+                *allowed -= 1;
+                tracing::warn!("left out: {error}");
+            }
+            Err(error) => return (names, images, Some(error)),
         }
-        Ok((names, images))
     }
+    (names, images, None)
 }
 
 #[cfg(test)]
@@ -117,12 +110,14 @@ mod tests {
         let good = Image::filled(2, 3, &[1, 2, 3]).unwrap();
         good.save(path("good.png")).unwrap();
         fs::write(path("broken.png"), "no picture").unwrap();
-        let paths = [path("broken.png"), path("good.png")];
-        let mut reader = PictureReader { allowed: 1 };
-        let (names, images) = reader.open_all(&paths).unwrap();
+        let paths = [path("broken.png"), path("good.png"), path("broken.png"), path("good.png")];
+        let mut allowed = 1;
+        let (names, images, broken) = open_all(&paths, &mut allowed);
         assert_eq!(names, [path("good.png")]);
         assert_eq!(images[0].data(), good.data());
-        let error = reader.open_all(&paths).unwrap_err().to_string();
+        let error = broken.unwrap().to_string();
         assert!(error.contains("broken.png"), "{error}");
+        let (names, _, broken) = open_all(&paths, &mut 2);
+        assert!(names.len() == 2 && broken.is_none());
     }
 }
